@@ -1,0 +1,1 @@
+"""Tasks as Gymnasium environments, the intervention wrapper, and rendering that survives other environments."""

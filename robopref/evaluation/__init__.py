@@ -1,0 +1,1 @@
+"""Rollouts and the statistics of their results."""

@@ -1,0 +1,1 @@
+"""Operators: whoever watches a policy and takes over, scripted or human."""

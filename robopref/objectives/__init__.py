@@ -1,0 +1,1 @@
+"""Preference losses as pure functions of tensors, a file each."""

@@ -1,0 +1,1 @@
+"""Token policies: the tokenizer, the normalisation, the compact VLA and its checkpoints."""

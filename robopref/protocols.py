@@ -1,0 +1,142 @@
+"""What the parts ask of one another: tasks, experts, operators and policies, as structural types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.errors import RoboprefError
+
+if TYPE_CHECKING:  # torch takes seconds to import and the operators do not need it
+    import torch
+    from torch import Tensor
+
+Observation = Mapping[str, NDArray[Any]]
+"""One observation: any of ``image`` uint8 [H, W, 3], ``proprio`` float32 [P], ``state`` float32 [S] (privileged)."""
+
+
+class Mode(Enum):
+    """What an operator wants at this tick."""
+
+    FOLLOW = "follow"  # the policy drives
+    TAKE_OVER = "take over"  # the operator drives
+    HOLD = "hold"  # nobody drives: the safe command
+    STOP = "stop"  # end the episode now, as aborted unless the event judges it
+
+
+class OperatorEvent(StrEnum):
+    """What an operator said at a tick besides driving."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DISCARD = "discard"
+    NEXT = "next"
+    PAUSE = "pause"
+
+
+@dataclass(frozen=True)
+class OperatorCommand:
+    """An operator's answer for one tick; ``action`` is given exactly when the mode is TAKE_OVER."""
+
+    mode: Mode
+    action: NDArray[Any] | None = None
+    event: OperatorEvent | None = None
+
+    def __post_init__(self) -> None:
+        if (self.action is not None) != (self.mode is Mode.TAKE_OVER):
+            verb = "needs an" if self.action is None else "takes no"
+            raise RoboprefError(f"an operator command in mode {self.mode.name} {verb} action.")
+
+
+FOLLOW = OperatorCommand(Mode.FOLLOW)
+HOLD = OperatorCommand(Mode.HOLD)
+
+
+@runtime_checkable
+class Operator(Protocol):
+    """A person, or something that plays one, watching a policy.
+
+    The control loop owns time: an operator that has nothing current to say answers HOLD, never a stale action.
+    """
+
+    operator_id: str
+
+    def reset(self, info: Mapping[str, Any]) -> None:
+        """A new episode begins; ``info`` holds at least ``seed``, ``task`` and ``instruction``."""
+
+    def command(self, observation: Observation, proposed_action: NDArray[Any]) -> OperatorCommand:
+        """What to do at this tick, given what is seen and what the policy is about to do."""
+
+
+class Expert(Protocol):
+    """A demonstrator: a function of the (privileged) observation, usable from any state of the episode."""
+
+    def reset(self) -> None:
+        """A new episode begins."""
+
+    def __call__(self, observation: Observation) -> NDArray[Any]:
+        """The action [A] that the expert would take now."""
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What a Gymnasium environment carries (on ``env.unwrapped``) to be a robopref task.
+
+    Its observation space is a ``Dict`` of the keys of ``Observation``; ``info["success"]`` is a bool at every step,
+    and the first success terminates the episode.
+    """
+
+    task_name: str
+    instruction: str
+    paraphrases: tuple[str, ...]
+
+    def make_expert(self) -> Expert:
+        """A fresh expert. Raises RoboprefError when the task has none."""
+
+    def progress(self, observation: Observation) -> float:
+        """How far along the attempt is, as a watcher would judge; larger is better, comparable within an episode."""
+
+
+@runtime_checkable
+class TokenPolicy(Protocol):
+    """A policy that writes its action as tokens, one or more per action dimension.
+
+    Shapes: B observations, A action tokens, L = A + 1 columns of log-probabilities (the last is the stop token, zeros
+    where a policy has none).
+    """
+
+    tokenizer: Any
+    norm_stats: Any
+
+    def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Any:
+        """Batch of stacked observations [B, ...] -> whatever the other methods take; gradients flow through it."""
+
+    def action_logits(self, batch: Any, action_tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, A, bins] at the action positions, over the action bins only."""
+
+    def action_logps(self, batch: Any, action_tokens: Tensor) -> Tensor:
+        """Log-probabilities [B, L] of the given tokens."""
+
+    def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Greedy actions [B, A] in environment units."""
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Inside it the policy answers as the frozen reference does, without gradients."""
+
+    def save(self, directory: Path) -> None:
+        """Write a checkpoint that ``load_policy`` reads."""
+
+
+@runtime_checkable
+class QPolicy(Protocol):
+    """A value-based policy over discrete actions."""
+
+    def q_values(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels in [0, 1] [B, C, H, W] -> action values [B, n_actions]; differentiable."""

@@ -1,0 +1,1 @@
+"""The crash-safe journal and the store of finished episodes."""

@@ -1,0 +1,1 @@
+"""One thin trainer, its references and its checkpoints."""
