@@ -1,0 +1,188 @@
+"""The compact VLA: a few million parameters, trains on two CPU cores, speaks the ``TokenPolicy`` protocol."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robopref.errors import RoboprefError
+from robopref.policies.checkpoint import PolicyDescription, read_checkpoint, write_checkpoint
+from robopref.policies.compact_network import CompactArchitecture, CompactNetwork
+from robopref.policies.instruction import hashed_words
+from robopref.policies.normalization import NormStats
+from robopref.policies.tokenizer import ActionTokenizer
+
+KIND = "compact"
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """Fused features [B, width] of observations and instructions."""
+
+    features: Tensor
+
+
+class CompactPolicy(nn.Module):
+    """Observation (image and proprioception, or state) and instruction -> action tokens, one per action dimension.
+
+    Raises:
+        RoboprefError: the tokenizer or the normalisation do not fit the architecture.
+    """
+
+    def __init__(
+        self,
+        architecture: CompactArchitecture,
+        norm_stats: NormStats,
+        tokenizer: ActionTokenizer | None = None,
+        tasks: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.norm_stats = norm_stats
+        self.tokenizer = tokenizer or ActionTokenizer(bins=architecture.bins)
+        self.tasks = dict(tasks or {})
+        if len(norm_stats) != architecture.action_size or self.tokenizer.bins != architecture.bins:
+            raise RoboprefError(
+                f"normalisation over {len(norm_stats)} action dimensions and {self.tokenizer.bins} bins do not fit a "
+                f"policy of {architecture.action_size} dimensions and {architecture.bins} bins."
+            )
+        self.network = CompactNetwork(architecture)
+        # Kept out of the module tree: a reference is neither trained, nor saved, nor moved to other ranks.
+        self.__dict__["_reference"] = None
+        self.__dict__["_in_reference"] = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.head_bias.device
+
+    @property
+    def _active(self) -> CompactNetwork:
+        network: CompactNetwork = self.__dict__["_reference"] if self.__dict__["_in_reference"] else self.network
+        return network
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The observation keys that the policy reads."""
+        return self.architecture.inputs
+
+    def forward(self, observations: Mapping[str, Any], instructions: Sequence[str], tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, A, bins]."""
+        return self.action_logits(self.encode(observations, instructions), tokens)
+
+    def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> EncodedBatch:
+        """Stacked observations [B, ...] and B instructions -> features; gradients flow outside ``reference()``.
+
+        Raises:
+            RoboprefError: an observation is missing, of the wrong shape or not finite.
+        """
+        arch = self.architecture
+        tensors = {name: self._checked(name, observations, len(instructions)) for name in arch.inputs}
+        words = torch.tensor(
+            [hashed_words(text, arch.word_buckets, arch.max_words) for text in instructions], device=self.device
+        )
+        return EncodedBatch(self._active.encode(tensors, words))
+
+    def action_logits(self, batch: EncodedBatch, action_tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, A, bins] for tokens [B, A] in 1..bins."""
+        return self._active.logits(batch.features, action_tokens.to(self.device))
+
+    def action_logps(self, batch: EncodedBatch, action_tokens: Tensor) -> Tensor:
+        """Log-probabilities [B, A + 1] of the tokens [B, A]; the last column is zero, there is no stop token."""
+        action_tokens = action_tokens.to(self.device)
+        logps = self.action_logits(batch, action_tokens).float().log_softmax(dim=-1)
+        chosen = logps.gather(-1, (action_tokens - 1).unsqueeze(-1)).squeeze(-1)
+        return torch.cat([chosen, chosen.new_zeros(len(chosen), 1)], dim=1)
+
+    @torch.no_grad()
+    def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Greedy actions [B, A] in environment units."""
+        tokens = self._active.greedy(self.encode(observations, instructions).features)
+        return self.norm_stats.unnormalize(self.tokenizer.decode(tokens.cpu().numpy()))
+
+    def freeze_reference(self) -> None:
+        """Make the present weights the reference."""
+        self.__dict__["_reference"] = copy.deepcopy(self.network).eval().requires_grad_(False)
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside it the policy answers as the frozen reference does, without gradients.
+
+        Raises:
+            RoboprefError: no reference was frozen.
+        """
+        if self.__dict__["_reference"] is None:
+            raise RoboprefError("the policy has no reference yet: call freeze_reference() before refining.")
+        self.__dict__["_reference"].to(self.device)
+        self.__dict__["_in_reference"] = True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.__dict__["_in_reference"] = False
+
+    def save(self, directory: Path) -> None:
+        """Write the checkpoint directory: ``policy.json`` and ``policy.safetensors``."""
+        description = PolicyDescription(
+            kind=KIND,
+            architecture=asdict(self.architecture),
+            normalization=self.norm_stats.to_json(),
+            tokenizer=self.tokenizer.to_json(),
+            tasks=self.tasks,
+        )
+        write_checkpoint(Path(directory), description, self.network.state_dict())
+
+    @classmethod
+    def load(cls, directory: Path) -> CompactPolicy:
+        """Read a checkpoint that ``save`` wrote; executes no code from it.
+
+        Raises:
+            RoboprefError: the directory is no such checkpoint, or its tensors do not fit.
+        """
+        description, tensors = read_checkpoint(Path(directory))
+        if description.kind != KIND:
+            raise RoboprefError(f"{directory} holds a policy of kind {description.kind!r}, not {KIND!r}.")
+        policy = cls(
+            CompactArchitecture(**description.architecture),
+            NormStats.from_json(description.normalization),
+            ActionTokenizer.from_json(description.tokenizer),
+            description.tasks,
+        )
+        try:
+            policy.network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise RoboprefError(f"the weights in {directory} do not fit its policy.json: {error}") from error
+        return policy.eval()
+
+    def _checked(self, name: str, observations: Mapping[str, Any], batch: int) -> Tensor:
+        arch = self.architecture
+        if name not in observations:
+            raise RoboprefError(
+                f"the policy reads the observation {name!r}, which is not among {sorted(observations)}: "
+                f"run the task with it, or use a policy that reads what there is."
+            )
+        values = torch.as_tensor(observations[name])
+        expected = {
+            "image": (arch.image_size, arch.image_size, 3),
+            "proprio": (arch.proprio_size,),
+            "state": (arch.state_size,),
+        }[name]
+        if tuple(values.shape) != (batch, *expected):
+            raise RoboprefError(
+                f"observation {name!r} has shape {tuple(values.shape)}; the policy expects {(batch, *expected)}"
+                + (" (pixels uint8, channels last)." if name == "image" else ".")
+            )
+        if name == "image" and values.dtype != torch.uint8:
+            raise RoboprefError(f"images are uint8 in 0..255, got {values.dtype}.")
+        if name != "image" and not torch.isfinite(values).all():
+            raise RoboprefError(f"observation {name!r} holds NaN or infinity.")
+        return values.to(self.device)

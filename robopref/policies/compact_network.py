@@ -1,0 +1,161 @@
+"""The network of the compact VLA: image or state, instruction, proprioception -> autoregressive action tokens."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robopref.errors import RoboprefError
+
+_CLIP = 5.0  # standardised inputs beyond this many standard deviations say only "far away"
+
+
+@dataclass(frozen=True)
+class CompactArchitecture:
+    """Sizes of a compact policy.
+
+    ``inputs`` names the observation keys it reads: any of ``image``, ``proprio``, ``state``.
+    """
+
+    inputs: tuple[str, ...] = ("image", "proprio")
+    image_size: int = 84
+    proprio_size: int = 4
+    state_size: int = 39
+    action_size: int = 4
+    bins: int = 256
+    width: int = 256
+    channels: tuple[int, ...] = (32, 64, 96, 128)
+    word_buckets: int = 2048
+    max_words: int = 48
+    instruction_width: int = 64
+    token_width: int = 32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inputs", tuple(self.inputs))  # JSON gives lists
+        object.__setattr__(self, "channels", tuple(self.channels))
+        unknown = set(self.inputs) - {"image", "proprio", "state"}
+        if unknown or not self.inputs:
+            raise RoboprefError(f"a compact policy reads image, proprio and state, not {sorted(unknown) or 'nothing'}.")
+
+
+class InstructionEncoder(nn.Module):
+    """Hashed words [B, max_words] (0 = padding) -> [B, instruction_width]."""
+
+    def __init__(self, arch: CompactArchitecture) -> None:
+        super().__init__()
+        self.words = nn.Embedding(arch.word_buckets, arch.instruction_width, padding_idx=0)
+        self.mlp = nn.Sequential(
+            nn.Linear(arch.instruction_width, arch.instruction_width),
+            nn.GELU(),
+            nn.Linear(arch.instruction_width, arch.instruction_width),
+        )
+
+    def forward(self, words: Tensor) -> Tensor:
+        """See the class."""
+        present = (words > 0).sum(dim=1, keepdim=True).clamp(min=1)
+        encoded: Tensor = self.mlp(self.words(words).sum(dim=1) / present.sqrt())
+        return encoded
+
+
+class ImageEncoder(nn.Module):
+    """Pixels uint8 [B, H, W, 3] -> [B, width]; the instruction modulates the last stages (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, arch: CompactArchitecture) -> None:
+        super().__init__()
+        sizes = (3, *arch.channels)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(before, after, kernel_size=5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1),
+                nn.GroupNorm(8, after),
+            )
+            for i, (before, after) in enumerate(itertools.pairwise(sizes))
+        )
+        film = [nn.Linear(arch.instruction_width, 2 * channels) for channels in arch.channels[-2:]]
+        for layer in film:
+            nn.init.zeros_(layer.weight)  # start unmodulated
+            nn.init.zeros_(layer.bias)
+        self.film = nn.ModuleList(film)
+        side = arch.image_size
+        for _ in arch.channels:
+            side = (side + 1) // 2
+        self.project = nn.Linear(arch.channels[-1] * side * side, arch.width)
+
+    def forward(self, image: Tensor, instruction: Tensor) -> Tensor:
+        """See the class."""
+        features = image.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        first_modulated = len(self.stages) - len(self.film)
+        for i, stage in enumerate(self.stages):
+            features = stage(features)
+            if i >= first_modulated:
+                scale, shift = self.film[i - first_modulated](instruction)[:, :, None, None].chunk(2, dim=1)
+                features = features * (1 + scale) + shift
+            features = nn.functional.relu(features)
+        encoded: Tensor = self.project(features.flatten(1))
+        return encoded
+
+
+class CompactNetwork(nn.Module):
+    """Encoder and token decoder; the numbers that standardise proprioception and state are saved with the weights."""
+
+    vector_mean: Tensor
+    vector_scale: Tensor
+
+    def __init__(self, arch: CompactArchitecture) -> None:
+        super().__init__()
+        self.arch = arch
+        self.instruction = InstructionEncoder(arch)
+        self.image = ImageEncoder(arch) if "image" in arch.inputs else None
+        self.vector_inputs = [name for name in ("proprio", "state") if name in arch.inputs]
+        vector_size = sum({"proprio": arch.proprio_size, "state": arch.state_size}[n] for n in self.vector_inputs)
+        self.register_buffer("vector_mean", torch.zeros(vector_size))
+        self.register_buffer("vector_scale", torch.ones(vector_size))
+        parts = arch.width * (self.image is not None) + vector_size + arch.instruction_width
+        self.fuse = nn.Sequential(nn.Linear(parts, arch.width), nn.GELU(), nn.Linear(arch.width, arch.width), nn.GELU())
+        self.tokens = nn.ModuleList(nn.Embedding(arch.bins, arch.token_width) for _ in range(arch.action_size - 1))
+        self.prefix = nn.Linear(arch.token_width * max(arch.action_size - 1, 1), arch.width, bias=False)
+        self.position = nn.Parameter(torch.randn(arch.action_size, arch.width) * 0.02)
+        self.decode = nn.Sequential(nn.Linear(arch.width, arch.width), nn.GELU())
+        self.heads = nn.Parameter(torch.randn(arch.action_size, arch.width, arch.bins) * arch.width**-0.5)
+        self.head_bias = nn.Parameter(torch.zeros(arch.action_size, arch.bins))
+
+    def encode(self, observation: dict[str, Tensor], words: Tensor) -> Tensor:
+        """Observation tensors [B, ...] and hashed words [B, max_words] -> features [B, width]."""
+        instruction = self.instruction(words)
+        parts = [instruction]
+        if self.image is not None:
+            parts.append(self.image(observation["image"], instruction))
+        if self.vector_inputs:
+            vector = torch.cat([observation[name].float() for name in self.vector_inputs], dim=1)
+            parts.append(((vector - self.vector_mean) * self.vector_scale).clamp(-_CLIP, _CLIP))
+        features: Tensor = self.fuse(torch.cat(parts, dim=1))
+        return features
+
+    def logits(self, features: Tensor, tokens: Tensor) -> Tensor:
+        """Features [B, width], tokens [B, A] in 1..bins -> logits [B, A, bins]; position i sees only earlier tokens."""
+        batch, size = tokens.shape
+        embedded = [table(tokens[:, i] - 1) for i, table in enumerate(self.tokens)]
+        zeros = features.new_zeros(batch, self.arch.token_width)
+        rows = []
+        for position in range(size):
+            before = embedded[:position] + [zeros] * (max(size - 1, 1) - position)
+            rows.append(torch.cat(before[: max(size - 1, 1)], dim=1))
+        hidden = features[:, None] + self.prefix(torch.stack(rows, dim=1)) + self.position
+        return torch.einsum("baw,awk->bak", self.decode(hidden), self.heads) + self.head_bias
+
+    def greedy(self, features: Tensor) -> Tensor:
+        """Features [B, width] -> the greedy tokens [B, A], each position fed what was chosen before it."""
+        tokens = torch.ones(len(features), self.arch.action_size, dtype=torch.long, device=features.device)
+        for position in range(self.arch.action_size):
+            tokens[:, position] = 1 + self.logits(features, tokens)[:, position].argmax(dim=1)
+        return tokens
+
+    def fit_vector_statistics(self, vectors: Sequence[Tensor]) -> None:
+        """Set the standardisation from the inputs [N, *] in the order of ``vector_inputs``."""
+        values = torch.cat([v.float() for v in vectors], dim=1)
+        self.vector_mean.copy_(values.mean(dim=0))
+        # A coordinate that never moved in the demonstrations must not explode when it moves a little in deployment.
+        self.vector_scale.copy_(1 / values.std(dim=0).clamp(min=1e-2))

@@ -1,0 +1,85 @@
+"""Action normalisation by quantiles, frozen with the base policy.
+
+Source: the OpenVLA recipe: each dimension's 1 % and 99 % quantiles map to -1 and 1; dimensions that the mask leaves
+out (the gripper) pass unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.errors import RoboprefError
+
+
+@dataclass(frozen=True)
+class NormStats:
+    """Per-dimension quantiles ``q01`` [A], ``q99`` [A] and the ``mask`` [A] of dimensions that are normalised.
+
+    Raises:
+        RoboprefError: lengths differ, a quantile is not finite, or q99 < q01.
+    """
+
+    q01: NDArray[np.float64]
+    q99: NDArray[np.float64]
+    mask: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("q01", np.float64), ("q99", np.float64), ("mask", np.bool_)):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        if not (self.q01.ndim == 1 and self.q01.shape == self.q99.shape == self.mask.shape):
+            raise RoboprefError(
+                f"normalisation statistics need q01, q99 and mask of one length, got shapes {self.q01.shape}, "
+                f"{self.q99.shape} and {self.mask.shape}."
+            )
+        if not (np.isfinite(self.q01).all() and np.isfinite(self.q99).all() and (self.q01 <= self.q99).all()):
+            raise RoboprefError("normalisation statistics need finite quantiles with q01 <= q99.")
+
+    @classmethod
+    def from_actions(cls, actions: NDArray[Any], mask: Sequence[bool] | None = None) -> NormStats:
+        """Quantiles of actions [N, A]; ``mask`` defaults to every dimension but the last, the gripper's.
+
+        Raises:
+            RoboprefError: ``actions`` is not [N, A] with N >= 1, or holds NaN.
+        """
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.ndim != 2 or len(actions) == 0 or not np.isfinite(actions).all():
+            raise RoboprefError(f"need finite actions [N, A] to normalise, got shape {actions.shape}.")
+        size = actions.shape[1]
+        if mask is None:
+            mask = [True] * (size - 1) + [False] if size > 1 else [True]
+        q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
+        return cls(q01, q99, np.asarray(mask))
+
+    def __len__(self) -> int:
+        return len(self.q01)
+
+    def normalize(self, actions: NDArray[Any]) -> NDArray[np.float64]:
+        """Environment units [..., A] -> [-1, 1] where masked in, unchanged elsewhere."""
+        actions = self._checked(actions)
+        scaled = 2 * (actions - self.q01) / (self.q99 - self.q01 + 1e-8) - 1
+        return np.where(self.mask, np.clip(scaled, -1, 1), actions)
+
+    def unnormalize(self, actions: NDArray[Any]) -> NDArray[np.float32]:
+        """The way back: 0.5 (a + 1) (q99 - q01) + q01 where masked in."""
+        actions = self._checked(actions)
+        return np.where(self.mask, 0.5 * (actions + 1) * (self.q99 - self.q01) + self.q01, actions).astype(np.float32)
+
+    def _checked(self, actions: NDArray[Any]) -> NDArray[np.float64]:
+        actions = np.asarray(actions, dtype=np.float64)
+        if actions.shape[-1:] != (len(self),):
+            raise RoboprefError(f"the policy's actions have {len(self)} dimensions, got shape {actions.shape}.")
+        return actions
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return {"q01": self.q01.tolist(), "q99": self.q99.tolist(), "mask": self.mask.tolist()}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> NormStats:
+        """The inverse of ``to_json``."""
+        return cls(fields["q01"], fields["q99"], fields["mask"])

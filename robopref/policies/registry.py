@@ -1,0 +1,60 @@
+"""Where a policy comes from: a checkpoint directory, or a user's own ``module:factory``."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robopref.errors import RoboprefError
+from robopref.policies.checkpoint import policy_id as checkpoint_id
+from robopref.policies.checkpoint import read_description
+
+if TYPE_CHECKING:
+    from robopref.protocols import TokenPolicy
+
+
+def load_policy(name: str | Path) -> TokenPolicy:
+    """The policy in a checkpoint directory, or what ``module:factory`` returns when called without arguments.
+
+    Raises:
+        RoboprefError: nothing of that name, a factory that cannot be imported, or a result that is no TokenPolicy.
+    """
+    from robopref.protocols import TokenPolicy
+
+    if ":" in str(name) and not Path(name).exists():
+        policy = _call_factory(str(name))
+        if not isinstance(policy, TokenPolicy):
+            raise RoboprefError(
+                f"{name} returned a {type(policy).__name__}, which lacks some of encode, action_logits, action_logps, "
+                f"act, reference, save, tokenizer, norm_stats (see robopref.protocols.TokenPolicy)."
+            )
+        return policy
+    directory = Path(name)
+    if not directory.is_dir():
+        raise RoboprefError(
+            f"no policy at {name}: give a checkpoint directory (it holds policy.json) or module:factory."
+        )
+    kind = read_description(directory).kind
+    if kind != "compact":
+        raise RoboprefError(f"{directory} holds a policy of kind {kind!r}, which this version cannot load.")
+    from robopref.policies.compact import CompactPolicy
+
+    return CompactPolicy.load(directory)
+
+
+def policy_id(name: str | Path) -> str:
+    """What recordings call the policy: a content hash of a checkpoint, or the factory's name."""
+    return str(name) if ":" in str(name) and not Path(name).exists() else checkpoint_id(Path(name))
+
+
+def _call_factory(name: str) -> object:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise RoboprefError(f"cannot import the module of {name!r}: {error}. Is it on PYTHONPATH?") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise RoboprefError(f"module {module_name} has no callable {attribute!r} to make a policy with.")
+    return factory()
