@@ -1,0 +1,88 @@
+"""Recorded episodes as training samples: one per step, gathered by number without reading whole episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.errors import RoboprefError
+from robopref.protocols import TokenPolicy
+from robopref.trajectory import Episode
+
+
+@dataclass(frozen=True)
+class Samples:
+    """B samples: stacked observations [B, ...], B instructions, action tokens [B, A] in 1..bins."""
+
+    observations: Mapping[str, NDArray[Any]]
+    instructions: tuple[str, ...]
+    tokens: NDArray[np.int64]
+
+
+class StepDataset:
+    """Every step of the given episodes with its label; images stay on disk until they are gathered.
+
+    Args:
+        episodes: recorded attempts, demonstrations and interactions alike.
+        labels: one label array [T] for each episode.
+        policy: gives the tokenizer, the normalisation and the observation keys to gather.
+
+    Raises:
+        RoboprefError: no episodes, discrete actions, another action size than the policy's, or a missing observation.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        labels: Sequence[NDArray[Any]],
+        policy: TokenPolicy,
+        observation_keys: Sequence[str],
+    ) -> None:
+        if not episodes:
+            raise RoboprefError("there are no episodes to learn from.")
+        for episode in episodes:
+            _check_fits(episode, len(policy.norm_stats), observation_keys)
+        self._episodes = list(episodes)
+        self._keys = tuple(observation_keys)
+        lengths = [len(episode) for episode in episodes]
+        self.episode = np.repeat(np.arange(len(episodes)), lengths)
+        self.step = np.concatenate([np.arange(n) for n in lengths])
+        self.labels: NDArray[np.int64] = np.concatenate([np.asarray(x) for x in labels]).astype(np.int64)
+        actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
+        self.tokens = policy.tokenizer.encode(policy.norm_stats.normalize(actions))
+        # Compared with what the greedy tokens decode to, hence in normalised units.
+        self.normalized_actions = np.clip(policy.norm_stats.normalize(actions), -1, 1)
+        if len(self.labels) != len(self.step):
+            raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    def gather(self, indices: NDArray[Any]) -> Samples:
+        """The samples with these numbers."""
+        pairs = [(self._episodes[self.episode[i]], self.step[i]) for i in indices]
+        return Samples(
+            {key: np.stack([episode.observation[key][step] for episode, step in pairs]) for key in self._keys},
+            tuple(episode.info.instruction for episode, _ in pairs),
+            self.tokens[indices],
+        )
+
+
+def _check_fits(episode: Episode, action_size: int, keys: Sequence[str]) -> None:
+    where = f"episode {episode.info.episode_id} (task {episode.info.task})"
+    if np.issubdtype(episode.action.dtype, np.integer):
+        raise RoboprefError(f"{where} has discrete actions; action-token policies learn continuous ones.")
+    if episode.action.shape[1:] != (action_size,):
+        raise RoboprefError(
+            f"{where} has actions of shape {episode.action.shape[1:]}, the policy's have {action_size} dimensions: "
+            f"use data of the same robot, or train a policy on these data."
+        )
+    missing = [key for key in keys if key not in episode.observation]
+    if missing:
+        raise RoboprefError(
+            f"{where} lacks the observation {missing[0]!r} that the policy reads; it has {sorted(episode.observation)}."
+        )

@@ -1,0 +1,227 @@
+"""The trainer: one loop for every objective, resumable to the identical loss curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from robopref.errors import RoboprefError
+from robopref.objectives.base import Objective, ObjectiveInputs
+from robopref.sampling import BalancedSampler
+from robopref.training.augmentation import shift_images
+from robopref.training.dataset import Samples, StepDataset
+from robopref.training.forward import TrainingForward
+from robopref.training.state import load_state, save_state
+from robopref.trajectory import Label
+
+
+class RefinablePolicy(Protocol):
+    """What the trainer needs beyond ``TokenPolicy``: parameters, and a reference that it can freeze."""
+
+    tokenizer: Any
+    norm_stats: Any
+
+    def freeze_reference(self) -> None:
+        """Make the present weights the reference."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long and how fast to train.
+
+    ``batch_size`` is per process. ``precision`` is ``"auto"`` (bfloat16 autocast on GPUs that have it), ``"fp32"`` or
+    ``"bf16"``. ``image_shift`` is the largest random shift in pixels.
+    """
+
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    warmup_steps: int = 10
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    image_shift: int = 4
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 250
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.learning_rate <= 0 or self.checkpoint_every < 1 or self.log_every < 1:
+            raise RoboprefError("steps, learning rate, log_every and checkpoint_every must be positive.")
+        if self.precision not in ("auto", "fp32", "bf16"):
+            raise RoboprefError(f"precision is auto, fp32 or bf16, not {self.precision!r}.")
+
+
+def learning_rate_factor(step: int, config: TrainerConfig) -> float:
+    """Linear warm-up to 1, then cosine to 0 at the last step."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Trainer:
+    """Fits a policy to labelled steps with one objective.
+
+    Args:
+        policy: an ``nn.Module`` that is a ``TokenPolicy``; trained in place.
+        dataset: the labelled steps.
+        sampler: composes each global batch; must be built for this process's rank and world size.
+        objective: the loss.
+        state_path: where the resumable training state is kept (weights, optimiser, step).
+        fingerprint: identifies data and settings; a state with another one is refused.
+        log: receives the metrics of a step, on the main process only.
+        should_stop: asked after each step; True saves the state and returns early (Ctrl-C).
+        progress: told (steps done, steps in all).
+
+    Raises:
+        RoboprefError: the loss stopped being finite, or a state of another run is resumed.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        dataset: StepDataset,
+        sampler: BalancedSampler,
+        objective: Objective,
+        config: TrainerConfig,
+        *,
+        accelerator: Accelerator,
+        state_path: Path | None = None,
+        fingerprint: str = "",
+        log: Callable[[Mapping[str, float], int], None] | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.policy, self.dataset, self.sampler, self.objective, self.config = (
+            policy, dataset, sampler, objective, config,
+        )  # fmt: skip
+        self.accelerator, self.state_path, self.fingerprint = accelerator, state_path, fingerprint
+        self._log, self._should_stop, self._progress = log, should_stop, progress
+        policy.to(accelerator.device)
+        if objective.needs_reference:
+            policy.freeze_reference()
+        parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
+        )
+        self.forward, self.optimizer = accelerator.prepare(TrainingForward(policy), self.optimizer)
+        self.step = 0
+
+    def resume(self) -> bool:
+        """Continue from ``state_path`` when it exists; returns whether it did. Call before ``run``."""
+        if self.state_path is None or not self.state_path.exists():
+            return False
+        self.step = load_state(self.state_path, self.fingerprint, self.policy, self.optimizer)
+        return True
+
+    def run(self) -> bool:
+        """Train to the last step; returns False when it was stopped early (the state is saved then)."""
+        config = self.config
+        self.policy.train()
+        while self.step < config.steps:
+            self._set_learning_rate(learning_rate_factor(self.step, config))
+            metrics = self._train_step()
+            self.step += 1
+            due = self.step % config.log_every == 0 or self.step in (1, config.steps)
+            if due and self._log and self.accelerator.is_main_process:
+                self._log(metrics, self.step)
+            self._progress(self.step, config.steps)
+            stopping = self._should_stop() and self.step < config.steps
+            if stopping or self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self.save()
+            if stopping:
+                return False
+        self.policy.eval()
+        return True
+
+    def save(self) -> None:
+        """Write the resumable state."""
+        if self.state_path is not None and self.accelerator.is_main_process:
+            save_state(self.state_path, self.fingerprint, self.step, self.policy, self.optimizer)
+
+    def _train_step(self) -> dict[str, float]:
+        inputs, labels = self._forward_passes()
+        output = self.objective(inputs)
+        if not torch.isfinite(output.loss):
+            raise RoboprefError(
+                f"the loss is {output.loss.item()} at step {self.step}: lower the learning rate "
+                f"(now {self.config.learning_rate:g}) or the objective's weights."
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(output.loss)
+        norm = self.accelerator.clip_grad_norm_(self.forward.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        metrics = {"loss": output.loss.item(), **output.metrics, "grad_norm": float(norm)}
+        metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        error = inputs.action_error.detach().cpu().numpy()
+        for label in (Label.EXPERT, Label.HUMAN, Label.UNDESIRABLE, Label.POLICY):
+            chosen = labels == label
+            if chosen.any():
+                metrics[f"shares/{label.name.lower()}"] = float(chosen.mean())
+                metrics[f"action_l1/{label.name.lower()}"] = float(error[chosen].mean())
+        return metrics
+
+    def _forward_passes(self) -> tuple[ObjectiveInputs, np.ndarray[Any, np.dtype[np.int64]]]:
+        """Policy and reference on this step's batch; a function of (seed, step, weights) alone."""
+        indices = self.sampler.batch(self.step)
+        samples = self._augmented(self.dataset.gather(indices))
+        device = self.accelerator.device
+        tokens = torch.as_tensor(samples.tokens, device=device)
+        partner = None
+        if self.objective.needs_reference:
+            partner = torch.as_tensor(self.dataset.tokens[self.sampler.partner(indices)], device=device)
+        arguments = (samples.observations, samples.instructions, tokens, partner, self.objective.own_prefix_kl)
+        with self.accelerator.autocast():
+            outputs = self.forward(*arguments)
+            reference = None
+            if self.objective.needs_reference:
+                with self.policy.reference():
+                    # The bare module: nothing here has gradients for a data-parallel wrapper to synchronise.
+                    reference = self.accelerator.unwrap_model(self.forward)(*arguments)
+        labels = self.dataset.labels[indices]
+        desirable = torch.as_tensor(labels != Label.UNDESIRABLE, device=device)
+        return ObjectiveInputs(
+            policy_logps=outputs.logps,
+            reference_logps=None if reference is None else reference.logps,
+            policy_kl_logps=outputs.kl_logps,
+            reference_kl_logps=None if reference is None else reference.kl_logps,
+            desirable=desirable,
+            action_error=self._action_error(outputs.greedy_tokens, indices),
+            reduce=self._reduce if self.accelerator.num_processes > 1 else None,
+        ), labels
+
+    def _augmented(self, samples: Samples) -> Samples:
+        generator = np.random.default_rng((self.config.seed, 1, self.step, self.accelerator.process_index))
+        observations = shift_images(samples.observations, self.config.image_shift, generator)
+        return Samples(observations, samples.instructions, samples.tokens)
+
+    def _action_error(self, greedy_tokens: Tensor, indices: np.ndarray[Any, Any]) -> Tensor:
+        """L1 distance [B] of the decoded greedy action to the labelled one, mean over dimensions, normalised units."""
+        decoded = self.policy.tokenizer.decode(greedy_tokens.cpu().numpy())
+        error = np.abs(decoded - self.dataset.normalized_actions[indices]).mean(axis=1)
+        return torch.as_tensor(error, dtype=torch.float32, device=greedy_tokens.device)
+
+    def _reduce(self, value: Tensor) -> Tensor:
+        reduced: Tensor = self.accelerator.reduce(value, reduction="mean")
+        return reduced
+
+    def _set_learning_rate(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
+
+def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerator:
+    """An accelerator for this machine: bfloat16 autocast on GPUs that have it unless told otherwise."""
+    cpu = device == "cpu"
+    if precision == "auto":
+        precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)
