@@ -1,0 +1,89 @@
+"""What every command does with its output directory: resolved configuration, versions, results as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from enum import Enum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from robopref import __version__
+from robopref.errors import RoboprefError
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "accelerate", "wandb")
+
+
+def versions() -> dict[str, str]:
+    """Versions of robopref, Python and the packages that decide a result."""
+    found = {"robopref": __version__, "python": platform.python_version(), "platform": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, paths, enums and containers of them as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_json(v) for v in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` so that ``path`` holds either the old text or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(to_json(value), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``.
+
+    Raises:
+        RoboprefError: the file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RoboprefError(f"{path} does not exist.") from error
+    except json.JSONDecodeError as error:
+        raise RoboprefError(f"{path} is not valid JSON ({error}).") from error
+
+
+def start_run(out: Path, command: str, config: Any, *, resume: bool, ignore: tuple[str, ...] = ()) -> None:
+    """Claim ``out`` for this command and save its resolved configuration there.
+
+    Raises:
+        RoboprefError: ``out`` holds an earlier run and ``resume`` is off, or that run had another configuration.
+    """
+    path = out / "config.json"
+    unimportant = {"out", "resume", "workers", "wandb", *ignore}
+    resolved = {k: v for k, v in to_json(config).items() if k not in unimportant}
+    if path.exists():
+        earlier = read_json(path)
+        if not resume:
+            raise RoboprefError(f"{out} holds an earlier run: add --resume to go on with it, or choose another --out.")
+        changed = [k for k in resolved if earlier.get("config", {}).get(k) != resolved[k]]
+        if earlier.get("command") != command or changed:
+            what = f"other settings ({', '.join(changed)})" if changed else f"the command {earlier.get('command')!r}"
+            raise RoboprefError(f"{out} was started with {what}: repeat it as it was, or choose another --out.")
+        return
+    if out.is_dir() and any(out.iterdir()) and not resume:
+        raise RoboprefError(f"{out} is not empty and holds no robopref run: choose another --out.")
+    write_json(path, {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:]})
