@@ -186,3 +186,34 @@ class CompactPolicy(nn.Module):
         if name != "image" and not torch.isfinite(values).all():
             raise RoboprefError(f"observation {name!r} holds NaN or infinity.")
         return values.to(self.device)
+
+
+def build_compact_policy(
+    inputs: Sequence[str],
+    observations: Mapping[str, NDArray[Any]],
+    actions: NDArray[Any],
+    tasks: Mapping[str, str],
+    seed: int,
+    width: int = 256,
+) -> CompactPolicy:
+    """A fresh policy sized and normalised by data: observations [N, ...] under the keys ``inputs``, actions [N, A].
+
+    Raises:
+        RoboprefError: images that are not square.
+    """
+    sizes: dict[str, Any] = {}
+    if "image" in inputs:
+        height, width_pixels = observations["image"].shape[1:3]
+        if height != width_pixels:
+            raise RoboprefError(f"the compact policy reads square images, got {height} x {width_pixels}.")
+        sizes["image_size"] = int(height)
+    for name in ("proprio", "state"):
+        if name in inputs:
+            sizes[f"{name}_size"] = int(observations[name].shape[1])
+    torch.manual_seed(seed)
+    architecture = CompactArchitecture(inputs=tuple(inputs), action_size=actions.shape[1], width=width, **sizes)
+    policy = CompactPolicy(architecture, NormStats.from_actions(actions), tasks=tasks)
+    vectors = [torch.as_tensor(observations[name]) for name in policy.network.vector_inputs]
+    if vectors:
+        policy.network.fit_vector_statistics(vectors)
+    return policy

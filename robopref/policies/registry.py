@@ -43,9 +43,26 @@ def load_policy(name: str | Path) -> TokenPolicy:
     return CompactPolicy.load(directory)
 
 
+def checkpoint_directory(name: str | Path) -> Path:
+    """The checkpoint directory that ``name`` means: itself, or the ``policy`` in a training run's directory.
+
+    Raises:
+        RoboprefError: there is no such directory.
+    """
+    directory = Path(name)
+    if not directory.is_dir():
+        raise RoboprefError(
+            f"no policy at {name}: give a checkpoint directory (it holds policy.json), the directory of a training "
+            f"run, or module:factory."
+        )
+    return directory / "policy" if (directory / "policy" / "policy.json").is_file() else directory
+
+
 def policy_id(name: str | Path) -> str:
     """What recordings call the policy: a content hash of a checkpoint, or the factory's name."""
-    return str(name) if ":" in str(name) and not Path(name).exists() else checkpoint_id(Path(name))
+    if ":" in str(name) and not Path(name).exists():
+        return str(name)
+    return checkpoint_id(checkpoint_directory(name))
 
 
 def _call_factory(name: str) -> object:

@@ -105,7 +105,7 @@ class Trainer:
             policy, dataset, sampler, objective, config,
         )  # fmt: skip
         self.accelerator, self.state_path, self.fingerprint = accelerator, state_path, fingerprint
-        self._log, self._should_stop, self._progress = log, should_stop, progress
+        self.log, self._should_stop, self._progress = log, should_stop, progress
         policy.to(accelerator.device)
         if objective.needs_reference:
             policy.freeze_reference()
@@ -132,8 +132,8 @@ class Trainer:
             metrics = self._train_step()
             self.step += 1
             due = self.step % config.log_every == 0 or self.step in (1, config.steps)
-            if due and self._log and self.accelerator.is_main_process:
-                self._log(metrics, self.step)
+            if due and self.log and self.accelerator.is_main_process:
+                self.log(metrics, self.step)
             self._progress(self.step, config.steps)
             stopping = self._should_stop() and self.step < config.steps
             if stopping or self.step % config.checkpoint_every == 0 or self.step == config.steps:
