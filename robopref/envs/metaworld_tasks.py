@@ -1,0 +1,165 @@
+"""Meta-World's tabletop tasks (a Sawyer arm) as robopref tasks.
+
+Meta-World ignores the reset seed, and the scene of an episode settles in the layout of the one before. Here every
+reset puts back all that an episode changes and then lays out the scene from the seed alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metaworld.policies import ENV_POLICY_MAP
+from numpy.typing import NDArray
+
+from robopref.envs.metaworld_specs import METAWORLD_SPECS
+from robopref.envs.mujoco_task import MujocoTask
+from robopref.protocols import Observation
+
+HAND = slice(0, 3)
+GRIPPER = 3
+OBJECT = slice(4, 7)
+GOAL = slice(36, 39)
+"""Where the state [39] holds what; 18:36 repeats 0:18 as it was one step earlier."""
+
+_LAYOUT_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
+"""The fields of the model that Meta-World's resets write into."""
+
+
+class MetaWorldTask(MujocoTask):
+    """One of ``METAWORLD_SPECS``; see ``MujocoTask`` for the arguments.
+
+    State float32 [39]: Meta-World's own observation (hand xyz, gripper, two objects with quaternions, the same one
+    step earlier, goal xyz). Action [4]: hand displacement x, y, z and gripper effort (-1 opens, 1 closes).
+    Success is Meta-World's own criterion at its first occurrence.
+    """
+
+    def __init__(
+        self,
+        task_name: str,
+        *,
+        image: bool = True,
+        image_size: int = 84,
+        camera: str | None = None,
+        horizon: int | None = None,
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        spec = METAWORLD_SPECS[task_name]
+        self.task_name = task_name
+        self.instruction = spec.instruction
+        self.paraphrases = spec.paraphrases
+        self._spec = spec
+        self._sim = _make_simulation(task_name)
+        self._pristine_model = {name: getattr(self._sim.model, name).copy() for name in _LAYOUT_FIELDS}
+        self._pristine_attributes = _copy_attributes(self._sim)
+        low, high = (bound.astype(np.float32) for bound in (self._sim._HAND_SPACE.low, self._sim._HAND_SPACE.high))
+        super().__init__(
+            state_space=spaces.Box(-np.inf, np.inf, (39,), np.float32),
+            proprio_space=spaces.Box(np.append(low, np.float32(0)), np.append(high, np.float32(1)), dtype=np.float32),
+            action_size=4,
+            image=image,
+            image_size=image_size,
+            camera=camera or spec.camera,
+            horizon=spec.horizon if horizon is None else horizon,
+            render_mode=render_mode,
+        )
+
+    @property
+    def model(self) -> Any:
+        """The ``mujoco.MjModel`` of the scene."""
+        return self._sim.model
+
+    @property
+    def data(self) -> Any:
+        """The ``mujoco.MjData`` of the scene."""
+        return self._sim.data
+
+    def make_expert(self) -> MetaWorldExpert:
+        """Meta-World's scripted policy for this task."""
+        return MetaWorldExpert(self.task_name)
+
+    def progress(self, observation: Observation) -> float:
+        """Minus the distance still to go, in metres: hand to object plus object to goal (reach: hand to goal)."""
+        state = np.asarray(observation["state"], dtype=np.float64)
+        moved = state[HAND] if self._spec.object_is_hand else state[OBJECT]
+        axes = list(self._spec.goal_axes)
+        to_goal = float(np.linalg.norm((moved - state[GOAL])[axes]))
+        return -(float(np.linalg.norm(state[HAND] - moved)) + to_goal)
+
+    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        sim = self._sim
+        for name, values in self._pristine_model.items():
+            getattr(sim.model, name)[:] = values
+        _restore_attributes(sim, self._pristine_attributes)
+        sim.np_random = rng
+        mujoco.mj_resetData(sim.model, sim.data)
+        sim.reset_model()
+        mujoco.mj_forward(sim.model, sim.data)  # some tasks move bodies last and leave their positions stale
+        sim._prev_obs = sim._get_curr_obs_combined_no_goal()
+        return self._clip(sim._get_obs())
+
+    def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
+        self._sim.curr_path_length = 0  # the horizon is ours, Meta-World's 500 steps are not
+        state, reward, _, _, info = self._sim.step(action)
+        return self._clip(state), float(reward), bool(info["success"])
+
+    def _proprio(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        return state[: GRIPPER + 1].copy()
+
+    def _clip(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
+        bounds = self._sim.sawyer_observation_space
+        return np.clip(state, bounds.low, bounds.high).astype(np.float32)
+
+
+class MetaWorldExpert:
+    """A scripted policy of Meta-World: a function of the state, clipped to the action space."""
+
+    def __init__(self, task_name: str) -> None:
+        make: Any = ENV_POLICY_MAP[f"{task_name}-v3"]
+        self._policy = make()
+
+    def reset(self) -> None:
+        """Nothing is remembered between steps."""
+
+    def __call__(self, observation: Observation) -> NDArray[np.float32]:
+        """State [39] -> action [4] in [-1, 1]."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns whenever it wants more than the action space allows
+            action = self._policy.get_action(np.asarray(observation["state"], dtype=np.float64))
+        return np.clip(action, -1.0, 1.0).astype(np.float32)
+
+
+def _make_simulation(task_name: str) -> Any:
+    sim = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"]()
+    sim._set_task_called = True  # tasks come from the seed, not from Meta-World's benchmark pickles
+    sim._freeze_rand_vec = False
+    sim.seeded_rand_vec = True
+    sim._partially_observable = False
+    del sim.sawyer_observation_space  # cached while the goal was still hidden; recomputed with the goal's bounds
+    return sim
+
+
+def _copy_attributes(sim: Any) -> dict[str, Any]:
+    """What ``sim`` remembers besides the physics, spaces and viewer."""
+    shared = {"model", "data", "mujoco_renderer", "_np_random", "_np_random_seed"}
+    return {
+        name: _copy_value(value)
+        for name, value in vars(sim).items()
+        if name not in shared and not isinstance(value, spaces.Space)
+    }
+
+
+def _restore_attributes(sim: Any, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        setattr(sim, name, _copy_value(value))
+
+
+def _copy_value(value: Any) -> Any:
+    """A deep copy, but the same object for a live view into the physics data."""
+    is_view = isinstance(value, np.ndarray) and not value.flags.owndata
+    return value if is_view else copy.deepcopy(value)

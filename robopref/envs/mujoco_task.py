@@ -1,0 +1,160 @@
+"""What every MuJoCo task of robopref does alike: spaces, frames, the episode's end, and checks of what comes in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robopref.envs.rendering import OffscreenCamera
+from robopref.errors import RoboprefError
+from robopref.protocols import Expert, Observation
+
+Observed = dict[str, NDArray[Any]]
+VIDEO_SIZE = 256
+"""Height and width in pixels of what ``env.render()`` returns."""
+
+
+class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
+    """An episode of at most ``horizon`` steps that the first success terminates.
+
+    Observations are ``image`` uint8 [image_size, image_size, 3] (absent with ``image=False``: nothing is rendered),
+    ``proprio`` float32 [4] (hand x, y, z in metres and gripper opening) and ``state`` float32 [S] (privileged).
+    ``info["success"]`` is a bool at every step. The same reset seed gives the same episode, bit for bit, whatever ran
+    before.
+
+    Args:
+        image: whether observations hold an image.
+        image_size: height and width of the image in pixels.
+        camera: name of the camera that both the image and ``render()`` show.
+        horizon: number of steps after which an episode is truncated.
+        render_mode: ``"rgb_array"``, or ``None`` for an environment without ``render()``.
+
+    Raises:
+        RoboprefError: a size or horizon below 1, or a camera that the scene does not have.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+
+    task_name: str
+    instruction: str
+    paraphrases: tuple[str, ...]
+
+    def __init__(
+        self,
+        *,
+        state_space: spaces.Box,
+        proprio_space: spaces.Box,
+        action_size: int,
+        image: bool,
+        image_size: int,
+        camera: str,
+        horizon: int,
+        render_mode: str | None,
+    ) -> None:
+        if horizon < 1:
+            raise RoboprefError(f"a horizon of {horizon} steps leaves no episode: use at least 1.")
+        self.horizon = horizon
+        self.camera = camera
+        self.render_mode = render_mode
+        observed: dict[str, spaces.Space[Any]] = {"proprio": proprio_space, "state": state_space}
+        self._image_camera = OffscreenCamera(self.model, image_size, camera) if image else None
+        self._video_camera = OffscreenCamera(self.model, VIDEO_SIZE, camera)
+        if image:
+            observed["image"] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = spaces.Dict(observed)
+        self.action_space = spaces.Box(-1.0, 1.0, (action_size,), np.float32)
+        self._steps_left = 0
+        self._has_scene = False
+
+    @property
+    @abstractmethod
+    def model(self) -> Any:
+        """The ``mujoco.MjModel`` of the scene."""
+
+    @property
+    @abstractmethod
+    def data(self) -> Any:
+        """The ``mujoco.MjData`` of the scene."""
+
+    @abstractmethod
+    def make_expert(self) -> Expert:
+        """A fresh scripted demonstrator."""
+
+    @abstractmethod
+    def progress(self, observation: Observation) -> float:
+        """How far along the attempt is, from the privileged ``state`` alone; larger is better."""
+
+    @abstractmethod
+    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Lay out a new scene, drawing from ``rng`` alone -> state [S]."""
+
+    @abstractmethod
+    def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
+        """Act for one control tick -> state [S], reward, success."""
+
+    @abstractmethod
+    def _proprio(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The robot's own part of the state -> [4]."""
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observed, dict[str, Any]]:
+        """Start an episode: the layout of ``seed``, or the next one of this environment's own random stream."""
+        super().reset(seed=seed)
+        state = self._reset_scene(np.random.default_rng(self.np_random.integers(2**63)))
+        self._steps_left = self.horizon
+        self._has_scene = True
+        info = {"success": False, "seed": seed, "task": self.task_name, "instruction": self.instruction}
+        return self._observe(state), info
+
+    def step(self, action: NDArray[Any]) -> tuple[Observed, float, bool, bool, dict[str, Any]]:
+        """Act for one control tick.
+
+        Args:
+            action: [A] within [-1, 1]; values outside are clipped.
+
+        Raises:
+            RoboprefError: the action has another shape or holds NaN, or the episode is over.
+        """
+        command = np.asarray(action, dtype=np.float32)
+        if command.shape != self.action_space.shape:
+            raise RoboprefError(
+                f"{self.task_name}: the action has shape {command.shape}, the task takes {self.action_space.shape}."
+            )
+        if not np.isfinite(command).all():
+            raise RoboprefError(f"{self.task_name}: the action {command.tolist()} is not finite.")
+        if self._steps_left == 0:
+            raise RoboprefError(f"{self.task_name}: no episode is running: call reset() first.")
+        state, reward, success = self._step_scene(np.clip(command, -1.0, 1.0))
+        self._steps_left = 0 if success else self._steps_left - 1
+        truncated = not success and self._steps_left == 0
+        return self._observe(state), reward, success, truncated, {"success": success}
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """The scene now, for videos -> uint8 [256, 256, 3]; ``None`` without a render mode.
+
+        Raises:
+            RoboprefError: no scene has been laid out yet.
+        """
+        if self.render_mode is None:
+            return None
+        if not self._has_scene:
+            raise RoboprefError(f"{self.task_name}: there is nothing to render yet: call reset() first.")
+        return self._video_camera.frame(self.data)
+
+    def close(self) -> None:
+        """Free what rendering holds; harmless when repeated."""
+        if self._image_camera is not None:
+            self._image_camera.close()
+        self._video_camera.close()
+
+    def _observe(self, state: NDArray[np.float32]) -> Observed:
+        observation: Observed = {"proprio": self._proprio(state), "state": state}
+        if self._image_camera is not None:
+            observation["image"] = self._image_camera.frame(self.data)
+        return observation
