@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
-from robopref.protocols import Observation, TokenPolicy
+from robopref.protocols import STEP_RECORD, Expert, Observation, Task, TokenPolicy
 from robopref.trajectory import Actor
 
 
@@ -26,6 +25,10 @@ class EpisodeResult:
     total_reward: float
     takeovers: int = 0
     human_steps: int = 0
+
+    def with_intervention(self) -> EpisodeResult:
+        """The same episode, marked as one in which a watching operator would have stepped in."""
+        return replace(self, takeovers=1)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -70,20 +73,21 @@ def run_episode(
         steps += 1
         total_reward += float(reward)
         success = success or bool(info.get("success", False))
-        if info.get("actor") == Actor.HUMAN:
+        record = info.get(STEP_RECORD)
+        if record is not None and record["actor"] is Actor.HUMAN:
             human_steps += 1
-            segments.add(info["segment_id"])
+            segments.add(record["segment_id"])
         if terminated or truncated:
             return EpisodeResult(task, seed, success, steps, total_reward, len(segments), human_steps)
 
 
-def run_demonstration(env: gym.Env[Any, Any], expert: Any, *, task: str, seed: int, noise: Any) -> EpisodeResult:
-    """One episode driven by an expert; ``noise(observation, action) -> executed action`` may disturb it."""
+def run_demonstration(env: gym.Env[Any, Any], expert: Expert, *, task: str, seed: int) -> EpisodeResult:
+    """One episode driven by an expert."""
     observation, _ = env.reset(seed=seed)
     expert.reset()
     steps, total_reward, success = 0, 0.0, False
     while True:
-        observation, reward, terminated, truncated, info = env.step(noise(expert(observation)))
+        observation, reward, terminated, truncated, info = env.step(expert(observation))
         steps += 1
         total_reward += float(reward)
         success = success or bool(info.get("success", False))
@@ -91,7 +95,7 @@ def run_demonstration(env: gym.Env[Any, Any], expert: Any, *, task: str, seed: i
             return EpisodeResult(task, seed, success, steps, total_reward)
 
 
-def instruction_for(task: Mapping[str, Any] | Any, seed: int, paraphrase: bool) -> str:
+def instruction_for(task: Task, seed: int, paraphrase: bool) -> str:
     """The task's instruction, or one of its wordings drawn by the episode's seed."""
     wordings = (task.instruction, *task.paraphrases)
-    return str(wordings[seed % len(wordings)]) if paraphrase else str(task.instruction)
+    return wordings[seed % len(wordings)] if paraphrase else task.instruction

@@ -1,0 +1,87 @@
+"""``robopref collect``: deploy a policy under an operator who takes over, and record every step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from robopref.cli.console import console, progress_bar
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, default_workers, run_episodes
+from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.seeds import episode_seeds
+from robopref.human_io.scripted import ScriptedOperatorConfig
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Deploy a policy under a scripted operator who takes over when it fails; record everything."""
+
+    policy: str
+    """A checkpoint directory, a training run's directory, or module:factory."""
+    out: Path
+    """The data directory to write."""
+    task: str = "drawer-open"
+    episodes: int = 40
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    image: bool = True
+    """Render and record camera images (a state policy does without)."""
+    image_size: int = 84
+    paraphrase: bool = True
+    seed: int = 0
+    workers: int = 0
+    """Processes; 0 takes one per core, four at most."""
+    resume: bool = False
+    """Go on with an interrupted collection."""
+
+
+def run_collect(config: Collect) -> bool:
+    """Collect; returns False when Ctrl-C stopped it (finished episodes are kept, ``--resume`` goes on)."""
+    from robopref.policies.registry import load_policy, policy_id
+    from robopref.store.store import EpisodeStore
+
+    load_policy(config.policy)  # a policy that cannot be loaded is said here, before anything is written
+    start_run(config.out, "collect", config, resume=config.resume)
+    store = EpisodeStore.create_or_open(config.out)
+    done = {store.info(i).seed for i in store.episode_ids()}
+    jobs = [EpisodeJob(s) for s in episode_seeds("collect", config.seed, config.episodes) if s not in done]
+    setup = EpisodeSetup(
+        role="collect",
+        task=config.task,
+        observation_keys=("image", "proprio", "state") if config.image else ("proprio", "state"),
+        image_size=config.image_size,
+        policy=config.policy,
+        operator=asdict(config.operator),
+        store=config.out,
+        paraphrase=config.paraphrase,
+    )
+    workers = config.workers or default_workers()
+    with graceful_interrupt() as interrupt, progress_bar(f"deployment: {config.task}", config.episodes) as progress:
+        finished = len(done)
+        progress(finished, config.episodes)
+        for _ in run_episodes(setup, jobs, workers=workers, should_stop=interrupt):
+            finished += 1
+            progress(finished, config.episodes)
+    summary = collection_summary(config.out) | {"policy_id": policy_id(config.policy)}
+    write_json(config.out / "summary.json", summary)
+    console.print(
+        f"{summary['episodes']} episodes in {config.out}: {summary['takeovers']} takeovers, "
+        f"{summary['human_steps']} of {summary['steps']} steps driven by the operator"
+    )
+    return finished == config.episodes
+
+
+def collection_summary(directory: Path) -> dict[str, int]:
+    """Counts of episodes, steps, human steps, takeovers and outcomes of a data directory."""
+    from robopref.store.store import EpisodeStore
+    from robopref.trajectory import Actor, Outcome, takeover_count
+
+    store = EpisodeStore.open(directory)
+    counts = {"episodes": 0, "steps": 0, "human_steps": 0, "takeovers": 0} | {o.value: 0 for o in Outcome}
+    for episode in map(store.read, store.episode_ids()):
+        counts["episodes"] += 1
+        counts["steps"] += len(episode)
+        counts["human_steps"] += int((episode.actor == Actor.HUMAN).sum())
+        counts["takeovers"] += takeover_count(episode.actor)
+        counts[episode.info.outcome.value] += 1
+    return counts

@@ -1,0 +1,115 @@
+"""Wires task, operator, policy and recorder together for one role: demonstrate, collect or evaluate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup
+from robopref.envs.intervention import InterventionEnv
+from robopref.envs.registry import make_task
+from robopref.errors import RoboprefError
+from robopref.evaluation.rollouts import EpisodeResult, PolicyRunner, instruction_for, run_demonstration, run_episode
+from robopref.human_io.scripted import ScriptedOperator, ScriptedOperatorConfig
+from robopref.human_io.watching import WatchOnly
+from robopref.policies.registry import load_policy, policy_id
+from robopref.protocols import STEP_RECORD, Expert
+from robopref.reporting.videos import write_video
+from robopref.store.recorder import RecordEpisodes
+from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor
+
+_VIDEO_FPS = 20
+
+
+class EpisodeRunner:
+    """Runs the episodes of a setup, one after another, in one environment."""
+
+    def __init__(self, setup: EpisodeSetup) -> None:
+        self._setup = setup
+        self._task_env = make_task(
+            setup.task, image="image" in setup.observation_keys, image_size=setup.image_size, horizon=setup.horizon
+        )
+        self._task: Any = self._task_env.unwrapped
+        self._env: gym.Env[Any, Any] = self._task_env
+        self._watcher: WatchOnly | None = None
+        self._expert: Expert | None = None
+        if setup.role == "demonstrate":
+            self._expert = self._task.make_expert()
+        else:
+            self._add_policy_and_operator()
+        self._env = self._film = FilmedEpisode(self._env)
+        self._recorder: RecordEpisodes | None = None
+        if setup.store is not None:
+            self._env = self._recorder = RecordEpisodes(
+                self._env,
+                EpisodeStore.create_or_open(setup.store),
+                task=setup.task,
+                instruction=self._task.instruction,
+                policy_id=policy_id(setup.policy) if setup.policy else "",
+                operator_id="expert" if setup.role == "demonstrate" else self._operator.operator_id,
+                extra={"operator": setup.operator} if setup.operator else {},
+            )
+
+    def _add_policy_and_operator(self) -> None:
+        setup = self._setup
+        if setup.policy is None:
+            raise RoboprefError(f"the role {setup.role!r} needs a policy.")
+        self._runner = PolicyRunner(load_policy(setup.policy), self._env.action_space)
+        self._operator = ScriptedOperator(
+            self._task.make_expert(), self._task.progress, ScriptedOperatorConfig(**setup.operator)
+        )
+        if setup.role == "evaluate":
+            self._watcher = WatchOnly(self._operator)
+        self._env = InterventionEnv(self._env, self._watcher or self._operator)
+
+    def run(self, job: EpisodeJob) -> EpisodeResult:
+        """One episode, from its seed to its end."""
+        setup = self._setup
+        instruction = instruction_for(self._task, job.seed, setup.paraphrase)
+        if self._recorder is not None:
+            self._recorder.instruction = instruction
+        self._film.filming = job.video is not None
+        if self._expert is not None:
+            result = run_demonstration(self._env, self._expert, task=setup.task, seed=job.seed)
+        else:
+            result = run_episode(self._env, self._runner, task=setup.task, seed=job.seed, instruction=instruction)
+        if job.video is not None:
+            job.video.parent.mkdir(parents=True, exist_ok=True)
+            write_video(job.video, np.stack(self._film.frames), _VIDEO_FPS, actors=self._film.actors)
+        if self._watcher is not None and self._watcher.would_intervene:
+            result = result.with_intervention()
+        return result
+
+    def close(self) -> None:
+        """Finish what is being recorded and free the environment."""
+        self._env.close()
+
+
+class FilmedEpisode(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the rendered frames and who acted, while ``filming`` is on."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self.filming = False
+        self.frames: list[NDArray[np.uint8]] = []
+        self.actors: list[int] = []
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Forget the last film."""
+        self.frames, self.actors = [], []
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Film the step when asked to."""
+        result = super().step(action)
+        if self.filming:
+            frame: Any = self.env.unwrapped.render()
+            if not isinstance(frame, np.ndarray):
+                raise RoboprefError("the task's render() returns no picture, so no video can be made of it.")
+            self.frames.append(frame)
+            self.actors.append(int(result[4][STEP_RECORD]["actor"] if STEP_RECORD in result[4] else Actor.EXPERT))
+        return result

@@ -1,0 +1,126 @@
+"""Seeded episodes over several processes: each builds its own environment, policy and recorder from names."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from robopref.cli.episode_environment import EpisodeRunner
+    from robopref.evaluation.rollouts import EpisodeResult
+
+Role = Literal["demonstrate", "collect", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EpisodeSetup:
+    """Everything a worker needs to build its environment; names and plain values, so that it can cross a process.
+
+    ``observation_keys`` are what is produced (and recorded); without ``image`` nothing is rendered.
+    ``operator`` holds the fields of ``ScriptedOperatorConfig``.
+    """
+
+    role: Role
+    task: str
+    observation_keys: tuple[str, ...]
+    image_size: int = 84
+    policy: str | None = None
+    operator: dict[str, Any] = field(default_factory=dict)
+    store: Path | None = None
+    paraphrase: bool = False
+    horizon: int | None = None
+
+
+@dataclass(frozen=True)
+class EpisodeJob:
+    """One episode to run; ``video`` is where its film goes."""
+
+    seed: int
+    video: Path | None = None
+
+
+def run_episodes(
+    setup: EpisodeSetup,
+    jobs: Sequence[EpisodeJob],
+    *,
+    workers: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[EpisodeResult]:
+    """Results as the episodes finish, in any order; after ``should_stop`` only what is under way is finished."""
+    if not jobs:
+        return
+    if workers <= 1 or len(jobs) <= 1:
+        yield from _run_here(setup, jobs, should_stop)
+    else:
+        yield from _run_in_processes(setup, jobs, min(workers, len(jobs)), should_stop)
+
+
+def _run_here(
+    setup: EpisodeSetup, jobs: Sequence[EpisodeJob], should_stop: Callable[[], bool]
+) -> Iterator[EpisodeResult]:
+    worker = _make_runner(setup)
+    try:
+        for job in jobs:
+            if should_stop():
+                return
+            yield worker.run(job)
+    finally:
+        worker.close()
+
+
+def _run_in_processes(
+    setup: EpisodeSetup, jobs: Sequence[EpisodeJob], workers: int, should_stop: Callable[[], bool]
+) -> Iterator[EpisodeResult]:
+    # Spawned, not forked: OpenGL contexts and torch's thread pools do not survive a fork.
+    context = get_context("spawn")
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, context, _start_worker, (setup, threads)) as pool:
+        waiting = list(reversed(jobs))
+        running: set[Future[EpisodeResult]] = set()
+        while waiting or running:
+            while waiting and len(running) < workers and not should_stop():
+                running.add(pool.submit(_run_in_worker, waiting.pop()))
+            if not running:
+                return
+            finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield future.result()
+
+
+def _make_runner(setup: EpisodeSetup) -> EpisodeRunner:
+    # Imported here: it pulls in torch and the simulator, which the commands' --help should not.
+    from robopref.cli.episode_environment import EpisodeRunner
+
+    return EpisodeRunner(setup)
+
+
+_worker: EpisodeRunner | None = None
+
+
+def _start_worker(setup: EpisodeSetup, threads: int) -> None:
+    global _worker
+    # Ctrl-C reaches the whole process group; the parent decides what is still to be finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("LP_NUM_THREADS", str(threads))
+    import torch
+
+    torch.set_num_threads(threads)
+    _worker = _make_runner(setup)
+
+
+def _run_in_worker(job: EpisodeJob) -> EpisodeResult:
+    if _worker is None:
+        raise RuntimeError("the worker process was not started by _start_worker")
+    return _worker.run(job)
+
+
+def default_workers() -> int:
+    """One episode process per core, four at most: beyond that rendering on the CPU gains little."""
+    return max(1, min(4, os.cpu_count() or 1))

@@ -1,0 +1,118 @@
+"""``robopref evaluate``: how often a policy succeeds alone, and how often a person would have stepped in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from robopref.cli.console import console, progress_bar
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, default_workers, run_episodes
+from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.seeds import episode_seeds
+from robopref.errors import RoboprefError
+from robopref.evaluation.rollouts import EpisodeResult
+from robopref.human_io.scripted import ScriptedOperatorConfig
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Run a policy alone on seeded layouts. Runs with the same --seed meet the same layouts, so results pair up."""
+
+    policy: str
+    """A checkpoint directory, a training run's directory, or module:factory."""
+    out: Path
+    task: str = "drawer-open"
+    episodes: int = 50
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    """Who watches; an intervention is counted where this operator would first have taken over."""
+    image_size: int = 84
+    videos: int = 0
+    """Film the first so many episodes."""
+    seed: int = 0
+    workers: int = 0
+    """Processes; 0 takes one per core, four at most."""
+    resume: bool = False
+    """Go on with an interrupted evaluation."""
+
+
+def run_evaluate(config: Evaluate) -> bool:
+    """Evaluate; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    from robopref.policies.registry import load_policy, policy_id
+
+    policy = load_policy(config.policy)
+    start_run(config.out, "evaluate", config, resume=config.resume)
+    results = read_results(config.out)
+    done = {result.seed for result in results}
+    seeds = episode_seeds("evaluate", config.seed, config.episodes)
+    filmed = set(seeds[: config.videos])
+    jobs = [
+        EpisodeJob(seed, config.out / "videos" / f"seed-{seed}.mp4" if seed in filmed else None)
+        for seed in seeds
+        if seed not in done
+    ]
+    setup = EpisodeSetup(
+        role="evaluate",
+        task=config.task,
+        observation_keys=tuple({"state", "proprio", *getattr(policy, "observation_keys", ("image",))}),
+        image_size=config.image_size,
+        policy=config.policy,
+        operator=asdict(config.operator),
+    )
+    workers = config.workers or default_workers()
+    with (
+        graceful_interrupt() as interrupt,
+        progress_bar(f"evaluation: {config.task}", config.episodes) as progress,
+        (config.out / "episodes.jsonl").open("a") as file,
+    ):
+        progress(len(results), config.episodes)
+        for result in run_episodes(setup, jobs, workers=workers, should_stop=interrupt):
+            results.append(result)
+            file.write(json.dumps(result.to_json()) + "\n")
+            file.flush()
+            progress(len(results), config.episodes)
+    if len(results) < config.episodes:
+        console.print(f"stopped after {len(results)} of {config.episodes} episodes; --resume goes on")
+        return False
+    rates = rates_of(results)
+    write_json(
+        config.out / "summary.json",
+        {
+            "task": config.task,
+            "policy_id": policy_id(config.policy),
+            "result": {name: rate_json(rate) for name, rate in rates.items()},
+            "seeds": {"evaluation": seeds},
+        },
+    )
+    console.print(f"success {rates['success']}; an operator would have stepped in: {rates['intervention_rate']}")
+    return True
+
+
+def read_results(directory: Path) -> list[EpisodeResult]:
+    """The finished episodes of an evaluation, in order of their seeds; a line torn by a crash is dropped."""
+    path = directory / "episodes.jsonl"
+    if not path.exists():
+        return []
+    complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    path.write_text("".join(complete))
+    return sorted((EpisodeResult(**json.loads(line)) for line in complete), key=lambda r: r.seed)
+
+
+def rates_of(results: Sequence[EpisodeResult]) -> dict[str, Any]:
+    """Success rate, and the share of episodes in which the operator would have stepped in, as ``Rate``."""
+    from robopref.evaluation.statistics import Rate
+
+    if not results:
+        raise RoboprefError("there are no evaluation episodes to take rates of.")
+    return {
+        "success": Rate.of(sum(r.success for r in results), len(results)),
+        "intervention_rate": Rate.of(sum(r.takeovers > 0 for r in results), len(results)),
+    }
+
+
+def rate_json(rate: Any) -> dict[str, Any]:
+    """A rate with its interval as JSON values."""
+    return asdict(rate)

@@ -1,0 +1,113 @@
+"""What training a base policy and refining one have in common: data in, a trained checkpoint and its curves out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.cli.console import console, progress_bar
+from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.run_directory import to_json
+from robopref.errors import RoboprefError
+from robopref.labeling import LabelingRule
+from robopref.objectives.base import Objective
+from robopref.sampling import BalancedSampler
+from robopref.store.store import EpisodeStore
+from robopref.tracking import Tracker
+from robopref.training.dataset import StepDataset
+from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
+from robopref.trajectory import Episode, Label
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Episodes of one or more data directories with a hash of exactly what was read."""
+
+    episodes: list[Episode]
+    fingerprint: str
+
+
+def load_episodes(directories: Sequence[Path]) -> LoadedData:
+    """All finished episodes of the directories, in order.
+
+    Raises:
+        RoboprefError: a directory is no data directory, or holds no finished episode.
+    """
+    episodes: list[Episode] = []
+    digest = hashlib.blake2b(digest_size=16)
+    for directory in directories:
+        store = EpisodeStore.open(directory)
+        if len(store) == 0:
+            raise RoboprefError(f"{directory} holds no finished episode: record some first.")
+        episodes += [store.read(episode_id) for episode_id in store.episode_ids()]
+        digest.update(store.fingerprint().encode())
+    return LoadedData(episodes, digest.hexdigest())
+
+
+def label_counts(labels: Sequence[NDArray[Any]]) -> dict[str, int]:
+    """How many steps carry each label."""
+    flat = np.concatenate([np.asarray(x) for x in labels])
+    return {label.name: int((flat == label).sum()) for label in Label}
+
+
+def fit(
+    policy: Any,
+    observation_keys: Sequence[str],
+    data: LoadedData,
+    labels: Sequence[NDArray[Any]],
+    objective: Objective,
+    shares: Sequence[float],
+    config: TrainerConfig,
+    out: Path,
+    *,
+    title: str,
+    recipe: dict[str, Any],
+    device: str = "auto",
+    wandb: str | None = None,
+) -> bool:
+    """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable)."""
+    accelerator = make_accelerator(config.precision, device)
+    dataset = StepDataset(data.episodes, labels, policy, observation_keys)
+    sampler = BalancedSampler(
+        dataset.labels,
+        config.batch_size,
+        shares=shares,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+    settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
+    fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
+    with graceful_interrupt() as interrupt, progress_bar(title, config.steps) as progress:
+        trainer = Trainer(
+            policy,
+            dataset,
+            sampler,
+            objective,
+            config,
+            accelerator=accelerator,
+            state_path=out / "state.pt",
+            fingerprint=fingerprint,
+            should_stop=interrupt,
+            progress=progress,
+        )
+        if trainer.resume():
+            console.print(f"going on from step {trainer.step}")
+        with Tracker(out, name=title, config=settings, wandb_mode=wandb, resume_step=trainer.step) as tracker:
+            trainer.log = tracker.log
+            finished = trainer.run()
+    if finished and accelerator.is_main_process:
+        policy.save(out / "policy")
+    return finished
+
+
+def demonstration_labels(episodes: Sequence[Episode], rule: LabelingRule) -> list[NDArray[Any]]:
+    """The labels of every episode under one rule."""
+    return [rule.apply(episode) for episode in episodes]

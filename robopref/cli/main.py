@@ -1,0 +1,105 @@
+"""The ``robopref`` command: parses, runs one command, turns mistakes into one clear line."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from robopref import __version__
+from robopref.cli.collect import Collect, run_collect
+from robopref.cli.demos import Demos, run_demos
+from robopref.cli.evaluate import Evaluate, run_evaluate
+from robopref.cli.quickstart import Quickstart, run_quickstart
+from robopref.cli.refine import Refine, run_refine
+from robopref.cli.relabel import Relabel, run_relabel
+from robopref.cli.report import Report, run_report
+from robopref.cli.train import Train, run_train
+from robopref.errors import RoboprefError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Check what this machine has: rendering, GPU, W&B, devices, versions; say what to do about the rest."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """Print the version."""
+
+
+Command = (
+    Annotated[Demos, subcommand("demos")]
+    | Annotated[Train, subcommand("train")]
+    | Annotated[Collect, subcommand("collect")]
+    | Annotated[Relabel, subcommand("relabel")]
+    | Annotated[Refine, subcommand("refine")]
+    | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Report, subcommand("report")]
+    | Annotated[Quickstart, subcommand("quickstart")]
+    | Annotated[Doctor, subcommand("doctor")]
+    | Annotated[Version, subcommand("version")]
+)
+
+
+def _run_doctor(config: Doctor) -> bool:
+    from robopref.cli.doctor import doctor
+
+    return doctor() == 0
+
+
+def _run_version(config: Version) -> bool:
+    print(f"robopref {__version__}")
+    return True
+
+
+_RUNNERS: dict[type, Callable[[Any], bool]] = {
+    Demos: run_demos,
+    Train: run_train,
+    Collect: run_collect,
+    Relabel: run_relabel,
+    Refine: run_refine,
+    Evaluate: run_evaluate,
+    Report: run_report,
+    Quickstart: run_quickstart,
+    Doctor: _run_doctor,
+    Version: _run_version,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; exits 0 when done, 1 when a check failed, 2 on bad input, 130 when interrupted."""
+    command: Any = tyro.cli(
+        Command,  # type: ignore[arg-type]  # a union of annotated dataclasses is what tyro takes
+        prog="robopref",
+        description="Refine robot policies with people in the loop.",
+        args=argv,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    try:
+        finished = _RUNNERS[type(command)](command)
+    except RoboprefError as error:
+        print(f"robopref: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"robopref: the disk is full ({error.filename or 'no file named'}). Nothing that was recorded is lost: "
+              f"free some space and repeat the command with --resume.", file=sys.stderr)  # fmt: skip
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    if not finished:
+        sys.exit(1 if isinstance(command, Doctor) else EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

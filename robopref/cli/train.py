@@ -1,0 +1,95 @@
+"""``robopref train``: behaviour-clone a base policy from demonstrations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from robopref.cli.console import console
+from robopref.cli.run_directory import start_run, write_json
+
+INPUTS = {"image": ("image", "proprio"), "state": ("state",)}
+"""Observation keys of the two compact policies."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Behaviour-clone a compact policy from demonstrations (token cross-entropy)."""
+
+    demos: tuple[Path, ...]
+    """Data directories of demonstrations."""
+    out: Path
+    """Where the policy, its training curve and its state go."""
+    inputs: Literal["image", "state"] = "image"
+    """What the policy sees: camera image and proprioception, or the privileged state."""
+    steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    image_shift: int = 4
+    """Largest random shift of the training images, pixels."""
+    width: int = 256
+    """Width of the policy's layers."""
+    device: Literal["auto", "cpu"] = "auto"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    seed: int = 0
+    resume: bool = False
+    """Go on with an interrupted run."""
+
+
+def run_train(config: Train) -> bool:
+    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    import numpy as np
+
+    from robopref.cli.fitting import fit, label_counts, load_episodes
+    from robopref.labeling import LabelingRule
+    from robopref.objectives import get_objective
+    from robopref.policies.compact import build_compact_policy
+    from robopref.training.trainer import TrainerConfig
+
+    data = load_episodes(config.demos)
+    start_run(config.out, "train", config, resume=config.resume)
+    keys = INPUTS[config.inputs]
+    labels = [LabelingRule(window=0).apply(episode) for episode in data.episodes]
+    policy = build_compact_policy(
+        keys,
+        {
+            # Images are only asked for their size; the statistics are over proprioception and state.
+            key: np.concatenate([e.observation[key][: 1 if key == "image" else None] for e in data.episodes])
+            for key in keys
+            if all(key in e.observation for e in data.episodes)
+        },
+        np.concatenate([episode.action for episode in data.episodes]),
+        {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)},
+        config.seed,
+        config.width,
+    )
+    trainer = TrainerConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        image_shift=config.image_shift,
+        seed=config.seed,
+    )
+    write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
+    finished = fit(
+        policy,
+        keys,
+        data,
+        labels,
+        get_objective("bc"),
+        (1.0, 0.0, 0.0),
+        trainer,
+        config.out,
+        title="train",
+        recipe={"objective": "bc"},
+        device=config.device,
+        wandb=None if config.wandb == "auto" else config.wandb,
+    )
+    parameters = sum(p.numel() for p in policy.parameters())
+    console.print(
+        f"policy ({parameters / 1e6:.1f} M parameters) in {config.out / 'policy'}"
+        if finished
+        else "stopped; --resume goes on"
+    )
+    return finished
