@@ -1,0 +1,218 @@
+"""``robopref quickstart``: the whole loop on one task, from demonstrations to a refined policy and its report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.table import Table
+
+from robopref.cli.collect import Collect, collection_summary, run_collect
+from robopref.cli.console import console
+from robopref.cli.demos import Demos, run_demos
+from robopref.cli.evaluate import Evaluate, rate_json, rates_of, read_results, run_evaluate
+from robopref.cli.refine import Refine, run_refine
+from robopref.cli.relabel import Relabel, run_relabel
+from robopref.cli.run_directory import read_json, start_run, versions, write_json
+from robopref.cli.train import Train, run_train
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Demonstrations, a cloned policy, deployment with takeovers, APO refinement, evaluation, report: one command."""
+
+    out: Path = Path("runs/quickstart")
+    task: str = "drawer-open"
+    inputs: Literal["image", "state"] = "image"
+    """What the policy sees: camera image and proprioception, or the privileged state."""
+    demos: int = 10
+    """Expert demonstrations."""
+    episodes: int = 30
+    """Deployment episodes under the operator."""
+    evaluation_episodes: int = 50
+    train_steps: int = 600
+    refine_steps: int = 600
+    batch_size: int = 128
+    objective: Literal["apo", "kto", "bc"] = "apo"
+    videos: int = 2
+    """Evaluation episodes to film, before and after."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    seed: int = 0
+    workers: int = 0
+    resume: bool = False
+    """Go on with an interrupted run; also starts one where there is none."""
+
+
+def run_quickstart(config: Quickstart) -> bool:
+    """Run every stage that is not finished yet; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    out, seed, workers = config.out, config.seed, config.workers
+    start_run(out, "quickstart", config, resume=config.resume)
+    image = config.inputs == "image"
+    stages: list[tuple[str, Callable[[], bool]]] = [
+        (
+            "demonstrations",
+            lambda: run_demos(
+                Demos(out / "demos", (config.task,), config.demos, image, seed=seed, workers=workers, resume=True)
+            ),
+        ),
+        (
+            "behaviour cloning",
+            lambda: run_train(
+                Train(
+                    (out / "demos",),
+                    out / "train",
+                    config.inputs,
+                    config.train_steps,
+                    config.batch_size,
+                    wandb=config.wandb,
+                    seed=seed,
+                    resume=True,
+                )
+            ),
+        ),
+        ("evaluation before", lambda: run_evaluate(_evaluation(config, "before", out / "train"))),
+        (
+            "deployment",
+            lambda: run_collect(
+                Collect(
+                    str(out / "train"),
+                    out / "interactions",
+                    config.task,
+                    config.episodes,
+                    image=image,
+                    seed=seed,
+                    workers=workers,
+                    resume=True,
+                )
+            ),
+        ),
+        ("labels", lambda: run_relabel(Relabel(out / "interactions"))),
+        (
+            "refinement",
+            lambda: run_refine(
+                Refine(
+                    str(out / "train"),
+                    (out / "demos",),
+                    (out / "interactions",),
+                    out / "refine",
+                    config.objective,
+                    steps=config.refine_steps,
+                    batch_size=config.batch_size,
+                    wandb=config.wandb,
+                    seed=seed,
+                    resume=True,
+                )
+            ),
+        ),
+        ("evaluation after", lambda: run_evaluate(_evaluation(config, "after", out / "refine"))),
+    ]
+    timing = read_json(out / "timing.json") if (out / "timing.json").exists() else {}
+    for number, (name, stage) in enumerate(stages, start=1):
+        console.rule(f"{number}/{len(stages) + 1} {name}", align="left")
+        started = time.monotonic()
+        finished = stage()
+        timing[name] = timing.get(name, 0.0) + time.monotonic() - started
+        write_json(out / "timing.json", timing)
+        if not finished:
+            console.print("stopped; the same command with --resume goes on from here")
+            return False
+    console.rule(f"{len(stages) + 1}/{len(stages) + 1} report", align="left")
+    shutil.copytree(out / "refine" / "policy", out / "policy", dirs_exist_ok=True)
+    summary = summarize(config, timing)
+    write_json(out / "summary.json", summary)
+    _tell_report(config)
+    from robopref.reporting.html import write_report
+
+    report = write_report(out)
+    _print_table(summary)
+    console.print(f"summary: {out / 'summary.json'}", soft_wrap=True)
+    console.print(f"report:  {report}", soft_wrap=True)
+    return True
+
+
+def _evaluation(config: Quickstart, name: str, policy: Path) -> Evaluate:
+    return Evaluate(
+        str(policy),
+        config.out / name,
+        config.task,
+        config.evaluation_episodes,
+        videos=config.videos,
+        seed=config.seed,
+        workers=config.workers,
+        resume=True,
+    )
+
+
+def summarize(config: Quickstart, timing: dict[str, float]) -> dict[str, Any]:
+    """The run in numbers, from its result files: rates before and after, paired differences, seeds, data, timing."""
+    from robopref.evaluation.statistics import paired_bootstrap_difference
+
+    out = config.out
+    before, after = read_results(out / "before"), read_results(out / "after")
+    measures: dict[str, Callable[[Any], bool]] = {
+        "success": lambda r: r.success,
+        "intervention_rate": lambda r: r.takeovers > 0,
+    }
+    collected = collection_summary(out / "interactions")
+    labels = read_json(out / "refine" / "data.json")
+    return {
+        "task": config.task,
+        "method": config.objective,
+        "before": {name: rate_json(rate) for name, rate in rates_of(before).items()},
+        "after": {name: rate_json(rate) for name, rate in rates_of(after).items()},
+        "difference": {
+            name: asdict(
+                paired_bootstrap_difference([float(of(r)) for r in before], [float(of(r)) for r in after], seed=0)
+            )
+            for name, of in measures.items()
+        },
+        "n": len(after),
+        "seeds": {"run": config.seed, "training": config.seed, "evaluation": [r.seed for r in after]},
+        "labels": labels["labels"],
+        "data": {
+            "demonstrations": config.demos,
+            "episodes": collected["episodes"],
+            "takeovers": collected["takeovers"],
+            "human_share": collected["human_steps"] / collected["steps"],
+        },
+        "recipe": read_json(out / "refine" / "config.json")["config"],
+        "timing": timing,
+        "versions": versions(),
+    }
+
+
+def _tell_report(config: Quickstart) -> None:
+    """The result files that only the report reads: the timeline of the deployment, and the films with captions."""
+    from robopref.cli.films import collect_films, write_timeline
+
+    write_timeline(config.out / "interactions", config.out / "timeline.json")
+    collect_films(config.out)
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    table = Table(title=f"{summary['task']}: {summary['n']} paired evaluation episodes, 95 % intervals")
+    for column in ("", "before", "after", "difference"):
+        table.add_column(column)
+    for name, title in (("success", "success rate"), ("intervention_rate", "intervention rate")):
+        table.add_row(
+            title,
+            *(
+                "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * stage[key] for key in ("value", "low", "high")))
+                for stage in (summary["before"][name], summary["after"][name])
+            ),
+            "{:+.1f} [{:+.1f}, {:+.1f}] points".format(
+                *(100 * summary["difference"][name][key] for key in ("value", "low", "high"))
+            ),
+        )
+    console.print(table)
+    console.print(
+        f"n = {summary['n']} seeds {summary['seeds']['evaluation'][0]} to {summary['seeds']['evaluation'][-1]}, the "
+        f"same before and after; intervention rate: share of episodes in which the operator would have stepped in."
+    )
+    low = summary["difference"]["success"]["low"]
+    verdict = "supports" if low > 0 else "does not support"
+    console.print(f"The paired interval {verdict} an improvement of the success rate.")
