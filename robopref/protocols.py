@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
+from robopref.trajectory import Actor
 
 if TYPE_CHECKING:  # torch takes seconds to import and the operators do not need it
     import torch
@@ -57,6 +58,23 @@ class OperatorCommand:
 
 FOLLOW = OperatorCommand(Mode.FOLLOW)
 HOLD = OperatorCommand(Mode.HOLD)
+
+
+class StepRecord(TypedDict):
+    """What a supervised environment reports under ``info[STEP_RECORD]``: the fields of ``Step`` that it decides."""
+
+    action: NDArray[Any]
+    actor: Actor
+    policy_action: NDArray[Any]
+    human_action: NDArray[Any] | None
+    segment_id: int
+
+
+STEP_RECORD = "step_record"
+OPERATOR_EVENT = "operator_event"
+"""Key in ``info``: the ``OperatorEvent`` of this tick; absent when there was none."""
+OPERATOR_STOP = "operator_stop"
+"""Key in ``info``: true when the operator ended the episode, and the environment was therefore not stepped."""
 
 
 @runtime_checkable
