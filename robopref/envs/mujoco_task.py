@@ -38,7 +38,10 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
         RoboprefError: a size or horizon below 1, or a camera that the scene does not have.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+    metadata = {  # noqa: RUF012 - Gymnasium declares it so
+        "render_modes": ["rgb_array"],
+        "render_fps": 25,
+    }
 
     task_name: str
     instruction: str

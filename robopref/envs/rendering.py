@@ -6,17 +6,21 @@ renders multisampled shadows and reflections, which costs about ten times more o
 
 from __future__ import annotations
 
+import atexit
 import functools
 import importlib
+import math
 import os
 import subprocess
 import sys
-from types import ModuleType
+import weakref
 from typing import Any
 
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robopref.envs.mesh_simplification import simplified_for_upload
 from robopref.errors import RoboprefError
 
 _CONTEXT_MODULES = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
@@ -27,7 +31,7 @@ _INSTALL = "install one with `apt-get install libegl1` or `apt-get install libos
 
 @functools.cache
 def ensure_gl_backend() -> str:
-    """The OpenGL back end to render with; sets ``MUJOCO_GL`` when it is unset, so call it before importing mujoco.
+    """The OpenGL back end to render with; ``MUJOCO_GL`` decides where it is set.
 
     A back end that is not installed properly can leave a process unusable, so each is tried in a process of its own.
 
@@ -46,7 +50,7 @@ def ensure_gl_backend() -> str:
     for backend in ("cgl",) if sys.platform == "darwin" else _CANDIDATES:
         reason = _probe(backend)
         if reason is None:
-            os.environ["MUJOCO_GL"] = backend
+            os.environ["MUJOCO_GL"] = backend  # processes started from here need not try again
             return backend
         failures.append(f"{backend}: {reason}")
     raise RoboprefError(f"no OpenGL back end for off-screen rendering works ({'; '.join(failures)}): {_INSTALL}.")
@@ -69,10 +73,12 @@ def _probe(backend: str) -> str | None:
 class OffscreenCamera:
     """Square frames of one camera of one model.
 
-    The OpenGL context is made at the first frame, in the process that asks for it, and is this camera's own.
+    The OpenGL context is made at the first frame, in the process that asks for it, and is this camera's own. Textures
+    and meshes are uploaded then; after changing them in the model, ``close()`` makes the next frame upload them again.
+    Colours, lights, and positions of bodies and cameras are read at every frame.
 
     Args:
-        model: the ``mujoco.MjModel`` to draw; textures and meshes are uploaded at the first frame.
+        model: the ``mujoco.MjModel`` to draw.
         size: height and width of the frame in pixels.
         camera: name of a camera of the model.
 
@@ -81,8 +87,6 @@ class OffscreenCamera:
     """
 
     def __init__(self, model: Any, size: int, camera: str) -> None:
-        import mujoco
-
         if size < 1:
             raise RoboprefError(f"a frame of {size} x {size} pixels cannot be rendered: use a size of at least 1.")
         camera_id = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
@@ -99,10 +103,13 @@ class OffscreenCamera:
     def frame(self, data: Any) -> NDArray[np.uint8]:
         """The picture of ``data`` (a ``mujoco.MjData`` whose kinematics are up to date) -> uint8 [size, size, 3].
 
-        A camera that hangs upside down (Meta-World's ``corner2``) is turned by 180 degrees.
+        A camera that hangs upside down (most of Meta-World's) is turned by 180 degrees.
+
+        Raises:
+            RoboprefError: no OpenGL back end works.
         """
         if self._gl is None or self._gl.process_id != os.getpid():  # a context does not survive a fork
-            self._gl = _GLResources(self._model, self.size)
+            self._gl = _GLResources(self._model, self.size, self._triangle_size(data))
         pixels = self._gl.draw(data, self._camera)  # OpenGL's first row is the lowest
         up_z = data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)[2, 1]
         upright = pixels[:, ::-1] if up_z < -0.1 else pixels[::-1]
@@ -114,47 +121,74 @@ class OffscreenCamera:
             self._gl.free()
             self._gl = None
 
+    def _triangle_size(self, data: Any) -> float:
+        """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene."""
+        camera_id = self._camera.fixedcamid
+        distance = float(np.linalg.norm(data.cam_xpos[camera_id] - self._model.stat.center))
+        view = 2 * distance * math.tan(math.radians(float(self._model.cam_fovy[camera_id])) / 2)
+        return 0.4 * view / self.size
+
 
 class _GLResources:
     """The OpenGL context of one camera and what lives in it."""
 
-    def __init__(self, model: Any, size: int) -> None:
+    def __init__(self, model: Any, size: int, triangle_size: float) -> None:
         backend = ensure_gl_backend()
-        import mujoco
-
         self.process_id = os.getpid()
-        self._mujoco: ModuleType = mujoco
+        self._model = model
         try:
-            self._context = importlib.import_module(_CONTEXT_MODULES[backend]).GLContext(size, size)
+            self._backend = importlib.import_module(_CONTEXT_MODULES[backend])
+            self._context = self._backend.GLContext(size, size)
             self._context.make_current()
-        except Exception as error:
+        except Exception as error:  # PyOpenGL and the drivers raise anything from AttributeError to EGLError
             raise RoboprefError(f"the OpenGL back end {backend} does not work ({error}): {_INSTALL}.") from error
-        # The frame buffer is as large as the picture and not multisampled: most of the time goes into filling it.
-        model.vis.quality.offsamples = 0
-        model.vis.global_.offwidth = size
-        model.vis.global_.offheight = size
-        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 100)
         for flag in ("SHADOW", "REFLECTION", "FOG", "HAZE", "SKYBOX"):
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
         self._option = mujoco.MjvOption()
-        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        uploaded = simplified_for_upload(model, triangle_size)
+        # No multisampling, and a frame buffer no larger than the picture.
+        uploaded.vis.quality.offsamples = 0
+        uploaded.vis.global_.offwidth = size
+        uploaded.vis.global_.offheight = size
+        self._renderer = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
         self._pixels = np.empty((size, size, 3), dtype=np.uint8)
-        self._model = model
+        _open.add(self)
+        if len(_open) == 1:
+            # Registered after the back end's own exit function, so that it runs before it: a context that outlives
+            # its display makes the interpreter print errors while it shuts down.
+            atexit.unregister(_free_all)
+            atexit.register(_free_all)
 
     def draw(self, data: Any, camera: Any) -> NDArray[np.uint8]:
         """Draw into the reused pixel buffer -> uint8 [size, size, 3], lowest row first."""
-        mujoco = self._mujoco
         self._context.make_current()
         mujoco.mjv_updateScene(self._model, data, self._option, None, camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         mujoco.mjr_render(self._rectangle, self._scene, self._renderer)
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._renderer)
+        self._release()
         return self._pixels
 
     def free(self) -> None:
-        if self.process_id != os.getpid():
-            return  # the context belongs to the parent process
-        self._context.make_current()
-        self._renderer.free()
-        self._context.free()
+        """Give everything back to OpenGL."""
+        _open.discard(self)
+        if self.process_id == os.getpid():  # else the context belongs to the parent process
+            self._context.make_current()
+            self._renderer.free()
+            self._context.free()
+
+    def _release(self) -> None:
+        """Let go of the context: EGL refuses it to every other thread for as long as this one holds it."""
+        if self._backend.__name__ == _CONTEXT_MODULES["egl"]:
+            egl = self._backend.EGL
+            egl.eglMakeCurrent(self._backend.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
+
+
+_open: weakref.WeakSet[_GLResources] = weakref.WeakSet()
+
+
+def _free_all() -> None:
+    for resources in list(_open):
+        resources.free()
