@@ -16,7 +16,10 @@ from gymnasium import spaces
 from robopref.envs.metaworld_specs import METAWORLD_SPECS
 from robopref.errors import RoboprefError
 
-TASKS: Mapping[str, str] = dict.fromkeys(METAWORLD_SPECS, "robopref.envs.metaworld_tasks:MetaWorldTask")
+TASKS: Mapping[str, str] = {
+    **dict.fromkeys(METAWORLD_SPECS, "robopref.envs.metaworld_tasks:MetaWorldTask"),
+    **dict.fromkeys(("fetch-reach", "fetch-push", "fetch-pick-and-place"), "robopref.envs.fetch_tasks:FetchTask"),
+}
 """Entry point of every task that has a name; it is called with the name and the keywords of ``make_task``."""
 
 OBSERVATION_KEYS = ("image", "proprio", "state")
@@ -65,6 +68,8 @@ def _import_attribute(entry_point: str) -> Any:
     module_name, _, attribute = entry_point.partition(":")
     try:
         module = importlib.import_module(module_name)
+    except RoboprefError:
+        raise
     except Exception as error:  # a module may fail to import in any way; all that matters is which and why
         raise RoboprefError(
             f"task {entry_point!r}: module {module_name!r} cannot be imported ({type(error).__name__}: {error})."

@@ -1,0 +1,149 @@
+"""The Fetch arm's reach, push and pick-and-place tasks (extra ``fetch``) as robopref tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robopref.envs.fetch_experts import FetchPickAndPlaceExpert, FetchPushExpert, FetchReachExpert
+from robopref.envs.mujoco_task import MujocoTask
+from robopref.errors import RoboprefError
+from robopref.protocols import Expert, Observation
+
+try:
+    from gymnasium_robotics.envs.fetch.pick_and_place import MujocoFetchPickAndPlaceEnv
+    from gymnasium_robotics.envs.fetch.push import MujocoFetchPushEnv
+    from gymnasium_robotics.envs.fetch.reach import MujocoFetchReachEnv
+except ImportError as error:
+    raise RoboprefError(
+        f'the Fetch tasks need gymnasium-robotics ({error}): install it with `pip install "robopref[fetch]"`.'
+    ) from error
+
+_MAX_GRIPPER_OPENING = 0.1  # metres between the open fingers
+
+
+@dataclass(frozen=True)
+class _FetchSpec:
+    simulation: Callable[[], Any]
+    expert: Callable[[], Expert]
+    instruction: str
+    paraphrases: tuple[str, ...]
+    state_size: int
+
+
+_SPECS = {
+    "fetch-reach": _FetchSpec(
+        MujocoFetchReachEnv,
+        FetchReachExpert,
+        "move the gripper to the red target",
+        ("reach the red target", "bring the hand to the red ball", "touch the red marker with the gripper"),
+        13,
+    ),
+    "fetch-push": _FetchSpec(
+        MujocoFetchPushEnv,
+        FetchPushExpert,
+        "push the cube to the red target",
+        (
+            "slide the cube onto the red dot",
+            "move the cube along the table to the target",
+            "push the block to the goal",
+        ),
+        28,
+    ),
+    "fetch-pick-and-place": _FetchSpec(
+        MujocoFetchPickAndPlaceEnv,
+        FetchPickAndPlaceExpert,
+        "pick up the cube and bring it to the red target",
+        ("lift the cube to the red target", "grasp the block and carry it to the goal", "put the cube at the red dot"),
+        28,
+    ),
+}
+
+
+class FetchTask(MujocoTask):
+    """One of the three Fetch tasks; see ``MujocoTask`` for the arguments.
+
+    State float32 [13] or [28]: gymnasium-robotics' own ``observation`` ([10] or [25]: hand xyz, object xyz, object
+    minus hand, finger joints, object rotation, velocities) followed by the goal xyz. Action [4]: hand displacement
+    x, y, z (1 is 5 cm) and gripper (-1 closes, 1 opens). Success: the object (reach: the hand) within 5 cm of the
+    goal. The reward is sparse: 0 at success, -1 otherwise.
+    """
+
+    def __init__(
+        self,
+        task_name: str,
+        *,
+        image: bool = True,
+        image_size: int = 84,
+        camera: str | None = None,
+        horizon: int | None = None,
+        render_mode: str | None = "rgb_array",
+    ) -> None:
+        spec = _SPECS[task_name]
+        self.task_name = task_name
+        self.instruction = spec.instruction
+        self.paraphrases = spec.paraphrases
+        self._spec = spec
+        self._sim = spec.simulation()
+        self._target_site = mujoco.mj_name2id(self._sim.model, mujoco.mjtObj.mjOBJ_SITE, "target0")
+        super().__init__(
+            state_space=spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float32),
+            proprio_space=spaces.Box(-10.0, 10.0, (4,), np.float32),
+            action_size=4,
+            image=image,
+            image_size=image_size,
+            camera=camera or "external_camera_0",
+            horizon=100 if horizon is None else horizon,
+            render_mode=render_mode,
+        )
+
+    @property
+    def model(self) -> Any:
+        """The ``mujoco.MjModel`` of the scene."""
+        return self._sim.model
+
+    @property
+    def data(self) -> Any:
+        """The ``mujoco.MjData`` of the scene."""
+        return self._sim.data
+
+    def make_expert(self) -> Expert:
+        """robopref's own scripted demonstrator for this task."""
+        return self._spec.expert()
+
+    def progress(self, observation: Observation) -> float:
+        """Minus the distance still to go, in metres: hand to object plus object to goal (reach: hand to goal)."""
+        state = np.asarray(observation["state"], dtype=np.float64)
+        hand, goal = state[:3], state[-3:]
+        if not self._sim.has_object:
+            return -float(np.linalg.norm(hand - goal))
+        cube = state[3:6]
+        return -float(np.linalg.norm(hand - cube) + np.linalg.norm(cube - goal))
+
+    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
+        self._sim.np_random = rng
+        observed, _ = self._sim.reset()
+        # gymnasium-robotics moves the target's marker only when it renders.
+        site = self._target_site
+        self.model.site_pos[site] += self._sim.goal - self.data.site_xpos[site]
+        mujoco.mj_forward(self.model, self.data)
+        return _flat_state(observed)
+
+    def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
+        observed, reward, _, _, info = self._sim.step(action)
+        return _flat_state(observed), float(reward), bool(info["is_success"])
+
+    def _proprio(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        fingers = state[9:11] if self._sim.has_object else state[3:5]
+        opening = np.clip(fingers.sum() / _MAX_GRIPPER_OPENING, 0.0, 1.0)
+        return np.append(state[:3], opening).astype(np.float32)
+
+
+def _flat_state(observed: dict[str, NDArray[np.float64]]) -> NDArray[np.float32]:
+    return np.concatenate([observed["observation"], observed["desired_goal"]]).astype(np.float32)
