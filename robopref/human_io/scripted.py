@@ -105,6 +105,8 @@ class ScriptedOperator(Operator):
         self._expert.reset()
         self._takeovers = 0
         self._driven: int | None = None  # steps of the running takeover
+        self._level_at_takeover = 0.0
+        self._wrong = False  # the running takeover, or the one decided upon, has no reason
         self._watch_afresh()
 
     def _watch_afresh(self) -> None:

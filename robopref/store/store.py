@@ -1,0 +1,302 @@
+"""A data directory: finished episodes that everyone can read, and the journals of those being recorded.
+
+    dataset.json                      what this is: format, schema version, columns
+    episodes/<id>.safetensors         finished, immutable
+    discarded/<id>.safetensors        finished, but unwanted by the operator; never read
+    journal/<id>.journal              running; recovered when its writer is dead
+
+Ids sort by recording time. Any number of processes may read and write at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from robopref.errors import RoboprefError
+from robopref.store.encoding import (
+    FINAL_OBSERVATION,
+    ColumnSpec,
+    Schema,
+    check_schema,
+    info_to_json,
+    schema_from_json,
+    schema_to_json,
+)
+from robopref.store.episode_file import (
+    EpisodeHeader,
+    check_episode,
+    read_episode,
+    read_header,
+    sync_directory,
+    write_episode,
+)
+from robopref.store.journal import JournalWriter, Kind, mapped, open_abandoned, read_journal, write_error
+from robopref.store.writer import EpisodeWriter
+from robopref.trajectory import SCHEMA_VERSION, Episode, EpisodeInfo, Outcome
+
+FORMAT = "robopref-episodes"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of the journal of a recorder that died.
+
+    ``steps`` were recovered (0: it had recorded none, and the journal was removed); ``problem`` is empty unless the
+    journal could not be recovered (it is left as it is) or was damaged (it is kept in ``discarded/``).
+    """
+
+    episode_id: str
+    steps: int
+    outcome: Outcome
+    problem: str = ""
+
+    def __str__(self) -> str:
+        told = f"recovered {self.steps} steps of the interrupted episode {self.episode_id} ({self.outcome})"
+        return f"{told}: {self.problem}" if self.problem else told
+
+
+class EpisodeStore:
+    """The episodes in a data directory. Use ``open`` to read, ``create_or_open`` to record.
+
+    ``recovered`` says what opening it repaired.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recovered: tuple[Recovery, ...] = ()
+        self._read_dataset()
+        self.recovered = tuple(self._recover())
+
+    @classmethod
+    def open(cls, path: str | Path) -> EpisodeStore:
+        """Open an existing data directory.
+
+        Raises:
+            RoboprefError: it is none, or a newer version of robopref wrote it.
+        """
+        return cls(Path(path))
+
+    @classmethod
+    def create_or_open(cls, path: str | Path) -> EpisodeStore:
+        """Open a data directory, making it first if it does not exist. Other files in it are left alone.
+
+        Raises:
+            RoboprefError: it cannot be made, or a newer version of robopref wrote it.
+        """
+        path = Path(path)
+        try:
+            for folder in ("episodes", "discarded", "journal"):
+                (path / folder).mkdir(parents=True, exist_ok=True)
+            with _locked(path):
+                if not (path / "dataset.json").exists():
+                    _write_dataset(path, {})
+        except OSError as error:
+            raise RoboprefError(f"cannot make the data directory {path}: {error.strerror}.") from error
+        return cls(path)
+
+    def __len__(self) -> int:
+        return len(self.episode_ids())
+
+    def __iter__(self) -> Iterator[Episode]:
+        return map(self.read, self.episode_ids())
+
+    def episode_ids(self) -> list[str]:
+        """Ids of the finished episodes, oldest first, as of now."""
+        return sorted(path.name.removesuffix(".safetensors") for path in self._files())
+
+    def header(self, episode_id: str) -> EpisodeHeader:
+        """An episode's information, number of steps and columns, without its data.
+
+        Raises:
+            RoboprefError: there is no such episode, or its file is damaged.
+        """
+        return read_header(self._file(episode_id))
+
+    def info(self, episode_id: str) -> EpisodeInfo:
+        """What is known of an episode as a whole, without its data. Raises like ``header``."""
+        return self.header(episode_id).info
+
+    def read(self, episode_id: str) -> Episode:
+        """An episode as read-only memory-mapped arrays: only what is touched is read. Raises like ``header``."""
+        return read_episode(self._file(episode_id))
+
+    def begin(self, info: EpisodeInfo) -> EpisodeWriter:
+        """Start recording an episode; its id and, if not given, its time of start are filled in.
+
+        Raises:
+            RoboprefError: the information is not JSON-compatible, or the directory cannot be written.
+        """
+        now = datetime.now(UTC)
+        info = replace(
+            info,
+            episode_id=f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(4)}",
+            started_at=info.started_at or now.isoformat(),
+            outcome=Outcome.ABORTED,
+            schema_version=SCHEMA_VERSION,
+        )
+        payload = info_to_json(info).encode()
+        path = self.path / "journal" / f"{info.episode_id}.journal"
+        try:
+            # Under the lock, so that nobody takes the journal for abandoned before its writer has locked it.
+            with _locked(self.path):
+                journal = JournalWriter(path)
+            try:
+                journal.append(Kind.INFO, [payload])
+                sync_directory(path.parent)
+            except BaseException:
+                journal.close()
+                path.unlink()
+                raise
+        except OSError as error:
+            raise write_error(error, path, "Nothing recorded before is affected") from error
+        return EpisodeWriter(self.path, info, journal, self._adopt_schema)
+
+    def verify(self) -> list[str]:
+        """Read everything and check it against its checksums -> one sentence for each damaged or foreign file."""
+        problems = []
+        schema = self._read_dataset()
+        for path in sorted(self._files()):
+            try:
+                header = check_episode(path)
+                if f"{header.info.episode_id}.safetensors" != path.name:
+                    raise RoboprefError(f"{path} holds the episode {header.info.episode_id}: it was renamed.")
+                check_schema(_step_schema(header), schema, f"{self.path} (in the file {path})")
+            except RoboprefError as error:
+                problems.append(str(error))
+        return problems
+
+    def fingerprint(self) -> str:
+        """A hash of the episodes' ids and checksums: equal exactly when the recorded data is."""
+        digest = hashlib.blake2b(digest_size=16)
+        for episode_id in self.episode_ids():
+            digest.update(f"{episode_id} {self.header(episode_id).checksum}\n".encode())
+        return digest.hexdigest()
+
+    def _files(self) -> Iterator[Path]:
+        return (self.path / "episodes").glob("*.safetensors")
+
+    def _file(self, episode_id: str) -> Path:
+        path = self.path / "episodes" / f"{episode_id}.safetensors"
+        if not path.is_file():
+            raise RoboprefError(f"{self.path} has no finished episode {episode_id!r}.")
+        return path
+
+    def _read_dataset(self) -> dict[str, ColumnSpec]:
+        path = self.path / "dataset.json"
+        try:
+            dataset = json.loads(path.read_bytes())
+            if dataset["format"] != FORMAT:
+                raise ValueError(f"its format is {dataset['format']!r}")
+            version = int(dataset["schema_version"])
+            schema = schema_from_json(dataset["columns"]) if version <= SCHEMA_VERSION else {}
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise RoboprefError(
+                f"{self.path} is no data directory (it has no dataset.json): record into it first, or check the path."
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RoboprefError(f"{path} is damaged ({error}): restore it from a copy.") from error
+        if version > SCHEMA_VERSION:
+            raise RoboprefError(
+                f"{self.path} was written by a newer robopref (schema {version}); this one reads up to schema "
+                f"{SCHEMA_VERSION}: upgrade robopref."
+            )
+        return schema
+
+    def _adopt_schema(self, schema: Schema) -> None:
+        """Check a first step's columns against the directory's, which they become while it holds no other episode."""
+        with _locked(self.path):
+            expected = self._read_dataset()
+            journals = list((self.path / "journal").glob("*.journal"))
+            if not expected or (dict(schema) != expected and len(journals) == 1 and len(self) == 0):
+                _write_dataset(self.path, schema)
+            else:
+                check_schema(schema, expected, f"the episodes in {self.path}")
+
+    def _recover(self) -> Iterator[Recovery]:
+        """Turn every journal whose writer is dead into a finished episode."""
+        if not any((self.path / "journal").glob("*.journal")):
+            return
+        if not os.access(self.path / "journal", os.W_OK):
+            _log.warning("%s holds unfinished recordings that cannot be recovered: it is read-only.", self.path)
+            return
+        with _locked(self.path):
+            for path in sorted((self.path / "journal").glob("*.journal")):
+                lock = open_abandoned(path)
+                if lock is None:
+                    continue
+                try:
+                    recovery = self._recover_journal(path)
+                finally:
+                    os.close(lock)
+                if recovery is not None:
+                    _log.warning("%s: %s", self.path, recovery)
+                    yield recovery
+
+    def _recover_journal(self, journal: Path) -> Recovery | None:
+        episode_id = journal.name.removesuffix(".journal")
+        name = f"{episode_id}.safetensors"
+        if any((self.path / folder / name).exists() for folder in ("episodes", "discarded")):
+            journal.unlink()  # its writer was killed after finishing it, before removing the journal
+            return None
+        steps, outcome = 0, Outcome.ABORTED
+        try:
+            with mapped(journal) as data:
+                content = read_journal(data)
+                steps = len(content.steps)
+                if content.info is not None and steps > 0:
+                    outcome = content.info.outcome
+                    folder = "discarded" if content.discarded else "episodes"
+                    write_episode(self.path / folder / name, data, content)
+            if content.damaged:
+                kept = self.path / "discarded" / journal.name
+                journal.rename(kept)
+                problem = f"the journal is damaged after them, it is kept as {kept}"
+                return Recovery(episode_id, steps, outcome, problem)
+            journal.unlink()
+        except OSError as error:
+            problem = str(write_error(error, journal, "The journal is left as it is"))
+            return Recovery(episode_id, 0, outcome, problem)
+        except RoboprefError as error:
+            return Recovery(episode_id, 0, outcome, f"{error} The journal {journal} is left as it is.")
+        return Recovery(episode_id, steps, outcome)
+
+
+def _step_schema(header: EpisodeHeader) -> dict[str, ColumnSpec]:
+    tensors = header.tensors.items()
+    return {n: ColumnSpec(dtype, shape[1:]) for n, (dtype, shape, *_) in tensors if not n.startswith(FINAL_OBSERVATION)}
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among the processes that change the directory."""
+    with open(path / "journal" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write_dataset(path: Path, schema: Schema) -> None:
+    dataset: dict[str, Any] = {
+        "format": FORMAT,
+        "about": "Episodes recorded by robopref: one safetensors file each in episodes/, a tensor per column.",
+        "schema_version": SCHEMA_VERSION,
+        "columns": schema_to_json(schema),
+    }
+    temporary = path / "dataset.json.tmp"
+    with open(temporary, "w") as file:
+        json.dump(dataset, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path / "dataset.json")
+    sync_directory(path)
