@@ -92,6 +92,8 @@ class FetchTask(MujocoTask):
         self._spec = spec
         self._sim = spec.simulation()
         self._target_site = mujoco.mj_name2id(self._sim.model, mujoco.mjtObj.mjOBJ_SITE, "target0")
+        handle = self._sim.model.body("robot0:mocap").id  # long green bars, drawn where the hand is told to go
+        self._sim.model.geom_rgba[self._sim.model.geom_bodyid == handle, 3] = 0.0
         super().__init__(
             state_space=spaces.Box(-np.inf, np.inf, (spec.state_size,), np.float32),
             proprio_space=spaces.Box(-10.0, 10.0, (4,), np.float32),

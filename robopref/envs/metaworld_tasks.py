@@ -7,25 +7,20 @@ reset puts back all that an episode changes and then lays out the scene from the
 from __future__ import annotations
 
 import copy
-import warnings
 from typing import Any
 
 import mujoco
 import numpy as np
 from gymnasium import spaces
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
-from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
 
+from robopref.envs.metaworld_experts import GRIPPER, HAND, OBJECT, MetaWorldExpert
 from robopref.envs.metaworld_specs import METAWORLD_SPECS
 from robopref.envs.mujoco_task import MujocoTask
 from robopref.protocols import Observation
 
-HAND = slice(0, 3)
-GRIPPER = 3
-OBJECT = slice(4, 7)
 GOAL = slice(36, 39)
-"""Where the state [39] holds what; 18:36 repeats 0:18 as it was one step earlier."""
 
 _LAYOUT_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 """The fields of the model that Meta-World's resets write into."""
@@ -80,7 +75,7 @@ class MetaWorldTask(MujocoTask):
         return self._sim.data
 
     def make_expert(self) -> MetaWorldExpert:
-        """Meta-World's scripted policy for this task."""
+        """Meta-World's scripted policy for this task, with recoveries."""
         return MetaWorldExpert(self.task_name)
 
     def progress(self, observation: Observation) -> float:
@@ -114,24 +109,6 @@ class MetaWorldTask(MujocoTask):
     def _clip(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
         bounds = self._sim.sawyer_observation_space
         return np.clip(state, bounds.low, bounds.high).astype(np.float32)
-
-
-class MetaWorldExpert:
-    """A scripted policy of Meta-World: a function of the state, clipped to the action space."""
-
-    def __init__(self, task_name: str) -> None:
-        make: Any = ENV_POLICY_MAP[f"{task_name}-v3"]
-        self._policy = make()
-
-    def reset(self) -> None:
-        """Nothing is remembered between steps."""
-
-    def __call__(self, observation: Observation) -> NDArray[np.float32]:
-        """State [39] -> action [4] in [-1, 1]."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns whenever it wants more than the action space allows
-            action = self._policy.get_action(np.asarray(observation["state"], dtype=np.float64))
-        return np.clip(action, -1.0, 1.0).astype(np.float32)
 
 
 def _make_simulation(task_name: str) -> Any:
