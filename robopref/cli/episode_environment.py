@@ -30,11 +30,11 @@ class EpisodeRunner:
 
     def __init__(self, setup: EpisodeSetup) -> None:
         self._setup = setup
-        self._task_env = make_task(
+        task_env = make_task(
             setup.task, image="image" in setup.observation_keys, image_size=setup.image_size, horizon=setup.horizon
         )
-        self._task: Any = self._task_env.unwrapped
-        self._env: gym.Env[Any, Any] = self._task_env
+        self._task: Any = task_env.unwrapped
+        self._env: gym.Env[Any, Any] = task_env
         self._watcher: WatchOnly | None = None
         self._expert: Expert | None = None
         if setup.role == "demonstrate":

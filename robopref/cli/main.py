@@ -78,7 +78,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when a check failed, 2 on bad input, 130 when interrupted."""
     command: Any = tyro.cli(
-        Command,  # type: ignore[arg-type]  # a union of annotated dataclasses is what tyro takes
+        Command,
         prog="robopref",
         description="Refine robot policies with people in the loop.",
         args=argv,

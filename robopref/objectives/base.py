@@ -1,0 +1,123 @@
+"""What every objective takes and gives, and the registry of those that there are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from robopref.errors import RoboprefError
+
+Reduce = Callable[[Tensor], Tensor]
+"""The mean of a tensor over all ranks."""
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """One batch of B samples as an objective sees it.
+
+    Log-probabilities are per token, [B, L], zeros where masked; the last column is the stop token's. The ``kl`` pair
+    scores the mismatched action a' that estimates the KL term. The reference's and the KL pair's are ``None`` for
+    objectives without a reference.
+    """
+
+    policy_logps: Tensor
+    desirable: Tensor
+    action_error: Tensor
+    reference_logps: Tensor | None = None
+    policy_kl_logps: Tensor | None = None
+    reference_kl_logps: Tensor | None = None
+    reduce: Reduce | None = None
+
+
+@dataclass(frozen=True)
+class ObjectiveOutput:
+    """The scalar ``loss`` to minimise, the loss ``per_sample`` [B] and its ``weights`` [B] in input order, metrics."""
+
+    loss: Tensor
+    per_sample: Tensor
+    weights: Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss with its settings, as the trainer calls it.
+
+    ``needs_reference``: whether it compares with a frozen reference; ``own_prefix_kl``: whether a' is to be scored on
+    the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own.
+    """
+
+    name: str
+    compute: Callable[[ObjectiveInputs], ObjectiveOutput]
+    needs_reference: bool = True
+    own_prefix_kl: bool = False
+
+    def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
+        """The loss of a batch."""
+        return self.compute(inputs)
+
+
+_FACTORIES: dict[str, Callable[..., Objective]] = {}
+
+
+def register_objective(name: str) -> Callable[[Callable[..., Objective]], Callable[..., Objective]]:
+    """Decorator: make the factory known under ``name``; its keywords are the objective's settings."""
+
+    def register(factory: Callable[..., Objective]) -> Callable[..., Objective]:
+        _FACTORIES[name] = factory
+        return factory
+
+    return register
+
+
+def objective_names() -> tuple[str, ...]:
+    """The registered names."""
+    return tuple(sorted(_FACTORIES))
+
+
+def get_objective(name: str, **settings: Any) -> Objective:
+    """The objective of that name with the given settings.
+
+    Raises:
+        RoboprefError: no such objective, or it has no such setting.
+    """
+    if name not in _FACTORIES:
+        near = difflib.get_close_matches(name, _FACTORIES, n=2) or objective_names()
+        raise RoboprefError(f"there is no objective {name!r}: try {' or '.join(near)}.")
+    try:
+        return _FACTORIES[name](**settings)
+    except TypeError as error:
+        raise RoboprefError(f"objective {name}: {error}.") from error
+
+
+def promoted(tensor: Tensor) -> Tensor:
+    """Half precision as float32: sums of log-probabilities lose their differences in bfloat16; others unchanged."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_batch(logps: Mapping[str, Tensor], desirable: Tensor, action_error: Tensor | None = None) -> None:
+    """The one border check of the losses.
+
+    Raises:
+        RoboprefError: shapes differ, the batch is empty, ``desirable`` is not bool, or a value is not finite.
+    """
+    shape = next(iter(logps.values())).shape
+    if len(shape) != 2 or 0 in shape:
+        raise RoboprefError(f"log-probabilities are [B, L] with B, L >= 1, got shape {tuple(shape)}.")
+    for name, tensor in logps.items():
+        if tensor.shape != shape:
+            raise RoboprefError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}.")
+        if not torch.isfinite(tensor).all():
+            raise RoboprefError(f"{name} holds NaN or infinity: the model has diverged, or its masking is broken.")
+    if desirable.dtype != torch.bool or desirable.shape != shape[:1]:
+        raise RoboprefError(f"desirable is bool [{shape[0]}], got {desirable.dtype} {tuple(desirable.shape)}.")
+    if action_error is not None:
+        if action_error.shape != shape[:1]:
+            raise RoboprefError(f"action_error is [{shape[0]}], got shape {tuple(action_error.shape)}.")
+        if not (torch.isfinite(action_error).all() and (action_error >= 0).all()):
+            raise RoboprefError("action_error is a distance: finite and not negative.")
