@@ -133,6 +133,10 @@ class TokenPolicy(Protocol):
     tokenizer: Any
     norm_stats: Any
 
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The observation keys that it reads."""
+
     def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Any:
         """Batch of stacked observations [B, ...] -> whatever the other methods take; gradients flow through it."""
 
