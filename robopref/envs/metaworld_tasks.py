@@ -82,9 +82,7 @@ class MetaWorldTask(MujocoTask):
         """Minus the distance still to go, in metres: hand to object plus object to goal (reach: hand to goal)."""
         state = np.asarray(observation["state"], dtype=np.float64)
         moved = state[HAND] if self._spec.object_is_hand else state[OBJECT]
-        axes = list(self._spec.goal_axes)
-        to_goal = float(np.linalg.norm((moved - state[GOAL])[axes]))
-        return -(float(np.linalg.norm(state[HAND] - moved)) + to_goal)
+        return -float(np.linalg.norm(state[HAND] - moved) + np.linalg.norm(moved - state[GOAL]))
 
     def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
         sim = self._sim
