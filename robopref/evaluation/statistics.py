@@ -1,0 +1,220 @@
+"""Numbers with their intervals: rates, paired differences, and means over tasks.
+
+Sources: Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 1927) for one rate;
+Efron and Tibshirani, "An Introduction to the Bootstrap" (1993) for percentile intervals; Agarwal et al., "Deep
+Reinforcement Learning at the Edge of the Statistical Precipice" (NeurIPS 2021) for interquartile means with stratified
+bootstrap and the probability of improvement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robopref.errors import RoboprefError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence interval and the number of independent units behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}] (n={self.n})"
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``successes`` of ``n`` with the Wilson interval; printed in percent, never without the interval and n."""
+
+    successes: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, successes: int, n: int, confidence: float = 0.95) -> Rate:
+        """The rate ``successes / n``. Raises RoboprefError unless 0 <= successes <= n and n >= 1."""
+        low, high = wilson_interval(successes, n, confidence)
+        return cls(int(successes), int(n), successes / n, low, high)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] (n={self.n})"
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """The Wilson score interval of a rate.
+
+    Raises:
+        RoboprefError: not 0 <= successes <= n with n >= 1, or a confidence outside (0, 1).
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise RoboprefError(f"a rate needs 0 <= successes <= n and n >= 1, got {successes} of {n}.")
+    _check_confidence(confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    rate = successes / n
+    center = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    # At the corners the limit is the corner itself; rounding must not push it past.
+    low = 0.0 if successes == 0 else max(0.0, float(center - half))
+    high = 1.0 if successes == n else min(1.0, float(center + half))
+    return low, high
+
+
+def paired_bootstrap_difference(
+    before: ArrayLike, after: ArrayLike, *, n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of ``after - before`` over pairs [n] (the same seed before and after), percentile bootstrap over pairs.
+
+    When all pairs differ by the same amount the bootstrap sees no variation and its interval would be a point. For
+    binary outcomes the interval is then widened by what n such pairs cannot rule out: another difference has a
+    probability of up to 1 - (alpha / 2)^(1 / n) (Clopper-Pearson for 0 of n). For real-valued outcomes a bootstrap of
+    identical pairs has nothing to go by, and the point is returned.
+
+    Raises:
+        RoboprefError: lengths that differ, no pairs, or values that are not finite.
+    """
+    first, second = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
+        raise RoboprefError(
+            f"a paired difference needs as many results after as before, got shapes {first.shape} and {second.shape}."
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise RoboprefError("a paired difference needs finite results.")
+    _check_confidence(confidence)
+    difference = second - first
+    value, n = float(difference.mean()), len(difference)
+    if np.ptp(difference) == 0:
+        binary = set(np.unique(np.concatenate([first, second]))) <= {0.0, 1.0}
+        margin = 1 - ((1 - confidence) / 2) ** (1 / n) if binary else 0.0
+        low, high = (max(-1.0, value - margin), min(1.0, value + margin)) if binary else (value, value)
+        return Estimate(value, low, high, n)
+    means = _bootstrap(np.mean, difference, n_resamples, seed)
+    low, high = _percentiles(means, confidence)
+    return Estimate(value, low, high, n)
+
+
+def bootstrap_ratio(
+    numerators: ArrayLike,
+    denominators: ArrayLike,
+    *,
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """Sum over sum of two per-episode counts [n] (human steps over steps, say), bootstrap over episodes.
+
+    Steps of one episode are not independent; episodes are.
+
+    Raises:
+        RoboprefError: lengths that differ, no episodes, or a denominator that is not positive.
+    """
+    top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
+    if top.ndim != 1 or top.shape != bottom.shape or len(top) == 0 or not (bottom > 0).all():
+        raise RoboprefError("a ratio over episodes needs as many numerators as denominators, and these positive.")
+    _check_confidence(confidence)
+    pairs = np.stack([top, bottom], axis=1)
+    ratios = _bootstrap(lambda x, axis: x[..., 0].sum(axis) / x[..., 1].sum(axis), pairs, n_resamples, seed)
+    low, high = _percentiles(ratios, confidence)
+    return Estimate(float(top.sum() / bottom.sum()), low, high, len(top))
+
+
+def interquartile_mean(scores: ArrayLike) -> float:
+    """Mean of the middle half of all scores (any shape), a quarter trimmed at each end as in rliable.
+
+    Raises:
+        RoboprefError: no scores.
+    """
+    flat = np.sort(np.asarray(scores, dtype=np.float64), axis=None)
+    if flat.size == 0:
+        raise RoboprefError("an interquartile mean needs scores.")
+    cut = int(0.25 * flat.size)
+    return float(flat[cut : flat.size - cut].mean())
+
+
+def stratified_interquartile_mean(
+    scores: ArrayLike, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Interquartile mean of scores [runs, tasks]; the bootstrap resamples the runs of each task separately.
+
+    Raises:
+        RoboprefError: ``scores`` is not [runs, tasks] with finite values.
+    """
+    table = _score_table(scores)
+    _check_confidence(confidence)
+    generator = np.random.default_rng(seed)
+    runs, tasks = table.shape
+    resampled = [
+        interquartile_mean(table[generator.integers(runs, size=(runs, tasks)), np.arange(tasks)])
+        for _ in range(n_resamples)
+    ]
+    low, high = _percentiles(np.array(resampled), confidence)
+    return Estimate(interquartile_mean(table), low, high, table.size)
+
+
+def probability_of_improvement(
+    scores: ArrayLike, baseline: ArrayLike, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """P(a random run of ours beats a random run of the baseline on the same task), ties counting half, over tasks.
+
+    Args:
+        scores: [runs, tasks].
+        baseline: [other runs, tasks].
+        n_resamples: bootstrap resamples, stratified by task, both sides independently.
+        confidence: of the interval.
+        seed: of the resampling.
+
+    Raises:
+        RoboprefError: the tables are not of the same tasks, or not finite.
+    """
+    ours, theirs = _score_table(scores), _score_table(baseline)
+    if ours.shape[1] != theirs.shape[1]:
+        raise RoboprefError(f"{ours.shape[1]} tasks cannot be compared with {theirs.shape[1]}.")
+    _check_confidence(confidence)
+
+    def probability(x: NDArray[Any], y: NDArray[Any]) -> float:
+        return float(((x[:, None] > y[None]) + 0.5 * (x[:, None] == y[None])).mean())
+
+    generator = np.random.default_rng(seed)
+    tasks = np.arange(ours.shape[1])
+    resampled = [
+        probability(*(t[generator.integers(len(t), size=t.shape), tasks] for t in (ours, theirs)))
+        for _ in range(n_resamples)
+    ]
+    low, high = _percentiles(np.array(resampled), confidence)
+    return Estimate(probability(ours, theirs), low, high, ours.size)
+
+
+def _bootstrap(
+    statistic: Callable[..., NDArray[Any]], values: NDArray[Any], n_resamples: int, seed: int
+) -> NDArray[np.float64]:
+    """The statistic of resamples of values [n, ...] along the first axis -> [n_resamples]."""
+    picks = np.random.default_rng(seed).integers(len(values), size=(n_resamples, len(values)))
+    return np.asarray(statistic(values[picks], axis=1), dtype=np.float64)
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _score_table(scores: ArrayLike) -> NDArray[np.float64]:
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
+        raise RoboprefError(f"scores are a finite table [runs, tasks], got shape {table.shape}.")
+    return table
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise RoboprefError(f"a confidence level lies between 0 and 1, got {confidence}.")

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from robopref.errors import RoboprefError
+from robopref.evaluation.statistics import (
+    Rate,
+    bootstrap_ratio,
+    interquartile_mean,
+    paired_bootstrap_difference,
+    probability_of_improvement,
+    stratified_interquartile_mean,
+    wilson_interval,
+)
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95]))
+def test_wilson_agrees_with_scipy(counts, confidence):
+    successes, n = counts
+    expected = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    np.testing.assert_allclose(wilson_interval(successes, n, confidence), (expected.low, expected.high), atol=1e-12)
+
+
+def test_wilson_is_right_on_newcombes_published_example():
+    # Newcombe 1998 (Statistics in Medicine 17), method 3: 81 of 263 -> .2553 to .3662
+    np.testing.assert_allclose(wilson_interval(81, 263), (0.2553, 0.3662), atol=5e-5)
+
+
+def test_a_rate_is_printed_with_interval_and_n():
+    assert str(Rate.of(31, 50)) == "62.0 % [48.2, 74.1] (n=50)"
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_impossible_rates_are_refused(successes, n):
+    with pytest.raises(RoboprefError, match="0 <= successes <= n"):
+        Rate.of(successes, n)
+
+
+def test_the_paired_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        easy = rng.random(60)  # the same layout is easy or hard for both, which is what pairing is for
+        before = (rng.random(60) < 0.3 + 0.3 * easy).astype(float)
+        after = (rng.random(60) < 0.5 + 0.3 * easy).astype(float)
+        estimate = paired_bootstrap_difference(before, after, n_resamples=1000, seed=trial)
+        covered += estimate.low <= 0.2 <= estimate.high
+    assert 0.90 <= covered / 300 <= 0.985
+
+
+def test_pairing_by_seed_narrows_the_interval():
+    rng = np.random.default_rng(1)
+    layout = rng.normal(size=80)
+    before, after = layout, layout + 0.5 + 0.1 * rng.normal(size=80)
+    paired = paired_bootstrap_difference(before, after)
+    shuffled = paired_bootstrap_difference(before, rng.permutation(after))
+    assert paired.high - paired.low < 0.2 * (shuffled.high - shuffled.low)
+    assert paired.value == pytest.approx(np.mean(after - before))
+
+
+def test_without_discordant_pairs_the_interval_is_not_a_point():
+    same = paired_bootstrap_difference([1] * 20, [1] * 20)
+    assert same.value == 0
+    # 1 - .025^(1/20): the largest chance of a discordant pair that 20 concordant ones cannot rule out
+    assert (same.low, same.high) == pytest.approx((-0.16843, 0.16843), abs=1e-5)
+    flipped = paired_bootstrap_difference([0] * 20, [1] * 20)
+    assert (flipped.value, flipped.high) == (1, 1)
+    assert flipped.low == pytest.approx(0.83157, abs=1e-5)
+
+
+def test_unpaired_lengths_are_refused():
+    with pytest.raises(RoboprefError, match="as many"):
+        paired_bootstrap_difference([1, 0], [1])
+    with pytest.raises(RoboprefError, match="finite"):
+        paired_bootstrap_difference([1.0], [np.nan])
+
+
+def test_a_ratio_over_episodes_weighs_long_episodes_more():
+    estimate = bootstrap_ratio([10, 0, 0], [100, 10, 10])
+    assert estimate.value == pytest.approx(10 / 120)
+    assert estimate.low == 0
+    assert estimate.high == pytest.approx(0.1)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=60))
+def test_the_interquartile_mean_is_scipys_trimmed_mean(values):
+    assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25), abs=1e-9)
+
+
+def test_the_stratified_bootstrap_keeps_to_its_tasks():
+    scores = np.stack([np.full(5, 0.2), np.full(5, 0.8)], axis=1)  # no variation within a task
+    estimate = stratified_interquartile_mean(scores)
+    assert estimate.low == estimate.high == pytest.approx(estimate.value)
+    noisy = scores + np.random.default_rng(0).normal(scale=0.1, size=scores.shape)
+    estimate = stratified_interquartile_mean(noisy)
+    assert estimate.low < estimate.value < estimate.high
+
+
+def test_probability_of_improvement_by_hand():
+    # task 1: 2 beats 1 and ties 2 -> (1 + 1/2 + 1 + 1) / 4; task 2: always worse -> 0
+    estimate = probability_of_improvement([[2, 0], [3, 0]], [[1, 5], [2, 5]])
+    assert estimate.value == pytest.approx((3.5 / 4 + 0) / 2)
+    assert estimate.low <= estimate.value <= estimate.high
