@@ -24,7 +24,7 @@ echo "Installing the pinned dependencies into $venv (a minute or more) ..."
 "$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[fetch,dev]'
 
 # Off-screen rendering needs one system library, EGL or OSMesa.
-if ! "$venv/bin/python" -m robopref.envs.rendering >/dev/null 2>&1; then
+if ! "$venv/bin/python" -c 'from robopref.envs.rendering import ensure_gl_backend; ensure_gl_backend()' >/dev/null 2>&1; then
     if may_install; then
         echo "Installing libosmesa6 for off-screen rendering ..."
         apt-get update -qq && apt-get install -y -qq libosmesa6 >/dev/null
@@ -32,5 +32,5 @@ if ! "$venv/bin/python" -m robopref.envs.rendering >/dev/null 2>&1; then
         echo "Off-screen rendering needs a system library. Run: sudo apt-get install libosmesa6" >&2
         exit 1
     fi
-    "$venv/bin/python" -m robopref.envs.rendering >/dev/null
+    "$venv/bin/python" -c 'from robopref.envs.rendering import ensure_gl_backend; ensure_gl_backend()' >/dev/null
 fi
