@@ -13,7 +13,6 @@ import math
 import os
 import subprocess
 import sys
-import weakref
 from typing import Any
 
 import mujoco
@@ -106,9 +105,16 @@ class OffscreenCamera:
         A camera that hangs upside down (most of Meta-World's) is turned by 180 degrees.
 
         Raises:
-            RoboprefError: no OpenGL back end works.
+            RoboprefError: no OpenGL back end works, or the process was forked from one that had rendered.
         """
-        if self._gl is None or self._gl.process_id != os.getpid():  # a context does not survive a fork
+        if _gl_process not in (None, os.getpid()):
+            raise RoboprefError(
+                "this process was forked from one that had rendered already, where OpenGL would wait for ever: "
+                "start the processes before the first frame, or with the multiprocessing method 'spawn'."
+            )
+        while _abandoned:
+            _abandoned.pop().free()
+        if self._gl is None:
             self._gl = _GLResources(self._model, self.size, self._triangle_size(data))
         pixels = self._gl.draw(data, self._camera)  # OpenGL's first row is the lowest
         up_z = data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)[2, 1]
@@ -120,6 +126,12 @@ class OffscreenCamera:
         if self._gl is not None:
             self._gl.free()
             self._gl = None
+
+    def __del__(self) -> None:
+        # Garbage may be collected while another camera draws, so the context is only handed over here.
+        resources: _GLResources | None = getattr(self, "_gl", None)  # absent when the constructor refused
+        if resources is not None:
+            _abandoned.append(resources)
 
     def _triangle_size(self, data: Any) -> float:
         """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene."""
@@ -133,8 +145,9 @@ class _GLResources:
     """The OpenGL context of one camera and what lives in it."""
 
     def __init__(self, model: Any, size: int, triangle_size: float) -> None:
+        global _gl_process
         backend = ensure_gl_backend()
-        self.process_id = os.getpid()
+        _gl_process = os.getpid()
         self._model = model
         try:
             self._backend = importlib.import_module(_CONTEXT_MODULES[backend])
@@ -156,11 +169,10 @@ class _GLResources:
         self._rectangle = mujoco.MjrRect(0, 0, size, size)
         self._pixels = np.empty((size, size, 3), dtype=np.uint8)
         _open.add(self)
-        if len(_open) == 1:
-            # Registered after the back end's own exit function, so that it runs before it: a context that outlives
-            # its display makes the interpreter print errors while it shuts down.
-            atexit.unregister(_free_all)
-            atexit.register(_free_all)
+        # Registered after the back end's own exit function, so that it runs before it: a context that outlives its
+        # display makes the interpreter print errors while it shuts down.
+        atexit.unregister(_free_all)
+        atexit.register(_free_all)
 
     def draw(self, data: Any, camera: Any) -> NDArray[np.uint8]:
         """Draw into the reused pixel buffer -> uint8 [size, size, 3], lowest row first."""
@@ -174,7 +186,7 @@ class _GLResources:
     def free(self) -> None:
         """Give everything back to OpenGL."""
         _open.discard(self)
-        if self.process_id == os.getpid():  # else the context belongs to the parent process
+        if _gl_process == os.getpid():  # else the context belongs to the parent process
             self._context.make_current()
             self._renderer.free()
             self._context.free()
@@ -186,7 +198,15 @@ class _GLResources:
             egl.eglMakeCurrent(self._backend.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
 
 
-_open: weakref.WeakSet[_GLResources] = weakref.WeakSet()
+_gl_process: int | None = None
+"""The process that has used OpenGL."""
+
+_open: set[_GLResources] = set()
+"""Everything that is not freed yet. Held here because the destructor of an EGL context makes its thread let go of
+whichever context is current, and garbage collection may run it while another camera draws."""
+
+_abandoned: list[_GLResources] = []
+"""Those of cameras that were garbage collected without being closed."""
 
 
 def _free_all() -> None:
