@@ -27,12 +27,13 @@ from time import monotonic
 from typing import Any
 
 from robopref.errors import RoboprefError
-from robopref.store.encoding import ColumnSpec, info_from_json, schema_from_json
+from robopref.store.encoding import ColumnSpec, Schema, info_from_json, schema_from_json
 from robopref.trajectory import EpisodeInfo, Outcome
 
 MAGIC = b"robopref journal 1\n"
 _FRAME = struct.Struct("<II")
 _SYNC_SECONDS = 1.0
+_MAX_HEAD = 4096  # of the JSON in an INFO, SCHEMA or END record, as far as telling damage from a torn tail goes
 
 Buffer = bytes | memoryview
 
@@ -117,7 +118,6 @@ class JournalContent:
     steps: list[int] = field(default_factory=list)
     final_observation: int | None = None
     discarded: bool = False
-    valid_bytes: int = 0
     damaged: bool = False
 
 
@@ -153,7 +153,14 @@ def read_journal(data: mmap.mmap | bytes) -> JournalContent:
                     break
             _read_record(view[body - 1], view, body, length, content)
             offset = body + length
-    return JournalContent(**content, valid_bytes=offset, damaged=damaged)
+    content.setdefault("schema", {})
+    damaged = damaged or len(data) - offset > _longest_record(content["schema"])
+    return JournalContent(**content, damaged=damaged)
+
+
+def _longest_record(schema: Schema) -> int:
+    """Bytes that a STEP or END record can have: a longer tail holds more than one record, the first one broken."""
+    return _FRAME.size + 1 + _MAX_HEAD + sum(spec.nbytes for spec in schema.values())
 
 
 def _read_record(kind: int, view: memoryview, body: int, length: int, content: dict[str, Any]) -> None:

@@ -75,8 +75,8 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         base = self.env.unwrapped
         spec_id = base.spec.id if base.spec is not None else type(base).__name__
         self._info = EpisodeInfo(
-            task=self.task or info.get("task") or getattr(base, "task_name", spec_id),
-            instruction=self.instruction or info.get("instruction") or getattr(base, "instruction", ""),
+            task=str(self.task or info.get("task") or getattr(base, "task_name", spec_id)),
+            instruction=str(self.instruction or info.get("instruction") or getattr(base, "instruction", "")),
             seed=seed if seed is not None else info.get("seed"),
             policy_id=self.policy_id,
             operator_id=self.operator_id,

@@ -182,7 +182,7 @@ def _buffers(columns: Columns) -> list[Buffer]:
         if small:
             parts.append(b"".join(small))
             small = []
-        parts.append(memoryview(value).cast("B"))
+        parts.append(value.data.cast("B"))
     if small:
         parts.append(b"".join(small))
     return parts
