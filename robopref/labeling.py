@@ -115,15 +115,17 @@ class LabelingRule:
 def noop_mask(actions: NDArray[Any], *, tolerance: float = 1e-3, gripper: int = -1) -> NDArray[np.bool_]:
     """Steps [T] whose action [T, A] moves nothing: all dimensions but the gripper's within ``tolerance`` of zero.
 
-    A step whose gripper command differs from the step before is never a no-op. Apply it after labelling: a window
-    counts recorded steps.
+    ``gripper`` is the number of the gripper's dimension. A step whose gripper command differs from the step before is
+    never a no-op. Apply it after labelling: a window counts recorded steps.
 
     Raises:
-        RoboprefError: ``actions`` is not [T, A].
+        RoboprefError: ``actions`` is not [T, A], or has no such gripper dimension.
     """
     actions = np.asarray(actions, dtype=np.float64)
     if actions.ndim != 2:
         raise RoboprefError(f"actions must be [T, A], got shape {actions.shape}.")
+    if not -actions.shape[1] <= gripper < actions.shape[1]:
+        raise RoboprefError(f"actions of {actions.shape[1]} dimensions have no gripper dimension {gripper}.")
     still = (np.abs(np.delete(actions, gripper, axis=1)) <= tolerance).all(axis=1)
     grip = actions[:, gripper]
     changed = np.concatenate([[False], grip[1:] != grip[:-1]])

@@ -6,7 +6,9 @@ the same batches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -26,10 +28,17 @@ _ADVICE = {
     Label.UNDESIRABLE: "no policy step precedes a takeover: widen the window, or collect takeovers",
 }
 
+# Which random stream of the seed; the numbers below are the buckets'.
+_RING, _DEAL = len(BUCKETS), len(BUCKETS) + 1
+_BLOCK = 256  # samples
+
 
 def apportion(credit: NDArray[np.floating[Any]], total: int) -> NDArray[np.int64]:
-    """Whole numbers [K] >= 0 that sum to ``total``, nearest to ``credit`` [K]: largest remainder, the first on ties."""
-    # Rounded before the floor: 0.1 * 30 is 2.9999999999999996 in floating point and means 3.
+    """Whole numbers [K] >= 0 that sum to ``total``, nearest to ``credit`` [K]: largest remainder, the first on ties.
+
+    ``credit`` sums to ``total``; its entries may be negative.
+    """
+    # Rounded before the floor: 0.29 * 100 is 28.999999999999996 in floating point and means 29.
     counts = np.maximum(np.floor(np.round(credit, 9)), 0).astype(np.int64)
     while (missing := total - int(counts.sum())) != 0:
         remainder = np.round(credit - counts, 9)
@@ -43,9 +52,14 @@ def apportion(credit: NDArray[np.floating[Any]], total: int) -> NDArray[np.int64
 class BalancedSampler:
     """Composes batches of sample numbers from labelled samples.
 
-    The global batch of ``batch_size * world_size`` samples is composed once and dealt to the ranks in turn, so that
-    each rank's part has the global proportions to within one sample per bucket, and their union is what one process
-    with the global batch size would see. Per bucket the samples come without replacement, reshuffled on every pass.
+    After t steps, every bucket has given its exact share of all t * B samples to within 5/6 of a sample, whatever the
+    shares, the sizes of the buckets and the global batch size B: what a batch owes a bucket is carried over to the
+    next. (``_compose_up_to`` has the proof.)
+
+    The global batch of ``batch_size * world_size`` samples is composed once and dealt to the ranks in turn, beginning
+    with a rank drawn for the step, so that each rank's part has the global proportions to within one sample per bucket
+    at every step, and exactly on average; their union is what one process with the global batch size would see. Per
+    bucket the samples come without replacement, reshuffled on every pass.
 
     Args:
         labels: ``Label`` values [N] of all samples; POLICY and EXCLUDED samples are never drawn.
@@ -55,7 +69,8 @@ class BalancedSampler:
         rank: this process, of ``world_size``.
 
     Raises:
-        RoboprefError: a batch below 3, shares that do not sum to 1, or an empty bucket whose share is positive.
+        RoboprefError: a batch below 3, shares that do not sum to 1, a rank out of range, a negative seed, or an empty
+            bucket whose share is positive.
     """
 
     def __init__(
@@ -69,11 +84,13 @@ class BalancedSampler:
         world_size: int = 1,
     ) -> None:
         if batch_size < 3:
-            raise RoboprefError(f"a batch needs at least 3 samples to hold every class, got batch size {batch_size}.")
-        if len(shares) != len(BUCKETS) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-9:
+            raise RoboprefError(f"a batch needs at least 3 samples for its three classes, got batch size {batch_size}.")
+        if len(shares) != len(BUCKETS) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
             raise RoboprefError(f"shares are three numbers >= 0 that sum to 1, got {tuple(shares)}.")
         if not 0 <= rank < world_size:
             raise RoboprefError(f"rank {rank} is not one of {world_size} processes.")
+        if seed < 0:
+            raise RoboprefError(f"the seed must not be negative, got {seed}.")
         self.batch_size, self.shares, self.seed = batch_size, tuple(shares), seed
         self.rank, self.world_size = rank, world_size
         labels = np.asarray(labels)
@@ -83,45 +100,77 @@ class BalancedSampler:
                 raise RoboprefError(f"there are no {label.name} samples: {_ADVICE[label]}.")
         drawn = np.concatenate([b for b, share in zip(self.buckets, shares, strict=True) if share > 0])
         # A shuffled ring, each sample's partner the next one: nobody is its own, and everybody is somebody's.
-        ring = np.random.default_rng((seed, len(BUCKETS))).permutation(np.sort(drawn))
+        ring = np.random.default_rng((seed, _RING)).permutation(np.sort(drawn))
         self._partners = np.full(len(labels), -1, dtype=np.int64)
         self._partners[ring] = np.roll(ring, -1)
-        self._drawn = [np.zeros(len(BUCKETS), dtype=np.int64)]
+        # Exact arithmetic: in floating point the rounding of step * size * share grows with the step.
+        fractions = [Fraction(share).limit_denominator(10**9) for share in shares]
+        denominator = math.lcm(*(f.denominator for f in fractions))
+        self._units = [int(f * denominator) for f in fractions]
+        self._drawn = [(0,) * len(BUCKETS)]
         self._order = lru_cache(maxsize=2 * len(BUCKETS))(self._shuffled)
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """This rank's sample numbers [batch_size] at a step."""
-        return self.global_batch(step)[self.rank :: self.world_size]
+        """This rank's sample numbers [batch_size] at a step >= 0."""
+        samples = self.global_batch(step)
+        if self.world_size == 1:
+            return samples
+        # A drawn beginning, since a fixed one would give the first ranks the odd sample of a bucket every time.
+        first = np.random.default_rng((self.seed, _DEAL, step)).integers(self.world_size)
+        return samples[(self.rank + first) % self.world_size :: self.world_size]
 
     def global_batch(self, step: int) -> NDArray[np.int64]:
-        """The sample numbers [batch_size * world_size] of all ranks at a step, bucket after bucket."""
-        size = self.batch_size * self.world_size
-        self._compose_up_to(step + 1, size)
+        """The sample numbers [batch_size * world_size] of all ranks at a step >= 0, bucket after bucket."""
+        if step < 0:
+            raise RoboprefError(f"steps are counted from 0, got {step}.")
+        self._compose_up_to(step + 1)
         before, after = self._drawn[step], self._drawn[step + 1]
-        return np.concatenate([self._draw(k, int(before[k]), int(after[k])) for k in range(len(BUCKETS))])
-
-    def _compose_up_to(self, steps: int, size: int) -> None:
-        """Extend ``_drawn`` [steps + 1, K], how many samples of each bucket the batches before a step have taken."""
-        while len(self._drawn) <= steps:
-            # What earlier batches owe a bucket, or took too much of it, is carried over to this one.
-            credit = np.asarray(self.shares, dtype=np.float64) * (size * len(self._drawn)) - self._drawn[-1]
-            self._drawn.append(self._drawn[-1] + apportion(credit, size))
+        return np.concatenate([self._draw(k, before[k], after[k]) for k in range(len(BUCKETS))])
 
     def partner(self, indices: NDArray[Any]) -> NDArray[np.int64]:
         """For each sample another one, whose action is its mismatched action: fixed by seed and sample alone.
 
         With a single drawable sample there is no other, and it is its own partner.
+
+        Raises:
+            RoboprefError: a sample that no batch draws.
         """
-        return self._partners[np.asarray(indices)]
+        partners = self._partners[np.asarray(indices)]
+        if (partners < 0).any():
+            raise RoboprefError("only samples of a bucket with a positive share have partners.")
+        return partners
+
+    def _compose_up_to(self, steps: int) -> None:
+        """Extend ``_drawn`` to ``steps`` + 1 entries: how many of each bucket the batches before a step have taken."""
+        # Let a bucket's excess be what it has given beyond its share. By induction it stays within [-5/6, 2/3]. A batch
+        # first gives each bucket what it owes, rounded down (0 if negative); the remainders sum to the number m that
+        # is missing, which goes to the largest ones.
+        #   Nothing owed is negative: all remainders are in [0, 1). m = 1: the largest is >= 1/3, the others <= 1/2.
+        #   m = 2: the second largest is > 1/2, the smallest <= 2/3.
+        #   One is negative, by at most 2/3: the other two sum to m + 2/3 at most, so m <= 1. m = 1: the larger is
+        #   > 1/2, the smaller <= 5/6. m = 0: neither exceeds 2/3.
+        #   Two are negative: their excesses, which shrink, summed to 5/6 at most (what the third lacked); m = 0.
+        size, denominator = self.batch_size * self.world_size, sum(self._units)
+        while len(self._drawn) <= steps:
+            done, total = self._drawn[-1], size * len(self._drawn)
+            owed = [(u * total - n * denominator) / denominator for u, n in zip(self._units, done, strict=True)]
+            counts = apportion(np.array(owed), size).tolist()
+            self._drawn.append(tuple(n + count for n, count in zip(done, counts, strict=True)))
 
     def _draw(self, bucket: int, start: int, stop: int) -> NDArray[np.int64]:
         """The samples at places start..stop of a bucket's endless sequence of shuffled passes."""
-        places = np.arange(start, stop)
-        if len(places) == 0:
-            return places
-        size = len(self.buckets[bucket])
-        return np.array([self._order(bucket, p // size)[p % size] for p in places.tolist()], dtype=np.int64)
+        if start == stop:
+            return np.empty(0, dtype=np.int64)
+        length = len(self.buckets[bucket]) * self._passes(bucket)
+        blocks = range(start // length, (stop - 1) // length + 1)
+        samples = np.concatenate([self._order(bucket, block) for block in blocks])
+        return samples[start - blocks[0] * length : stop - blocks[0] * length]
 
-    def _shuffled(self, bucket: int, number: int) -> NDArray[np.int64]:
-        generator = np.random.default_rng((self.seed, bucket, number))
-        return generator.permutation(self.buckets[bucket])
+    def _passes(self, bucket: int) -> int:
+        """How many passes are shuffled at once: one, but for buckets so small that a batch takes many."""
+        return -(-_BLOCK // len(self.buckets[bucket]))
+
+    def _shuffled(self, bucket: int, block: int) -> NDArray[np.int64]:
+        generator = np.random.default_rng((self.seed, bucket, block))
+        passes = np.tile(self.buckets[bucket], (self._passes(bucket), 1))
+        return generator.permuted(passes, axis=1).reshape(-1)

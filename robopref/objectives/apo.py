@@ -13,6 +13,7 @@ where w compares a sample's action error with the others of its class, and neith
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from robopref.objectives.base import (
     ObjectiveOutput,
     Reduce,
     check_batch,
+    check_settings,
     promoted,
     register_objective,
 )
@@ -75,14 +77,15 @@ def apo_loss(
         kl_min: lower clamp of z0, in nats.
         kl_max: upper clamp of z0, in nats.
         anchor_weight: times the mean token negative log-likelihood over the desirable samples, added to the loss.
-        reduce: mean over ranks, for data-parallel training.
+        reduce: mean over ranks, for data-parallel training with equally many samples on every rank. The ranks' losses,
+            and their gradients, then average to those of the global batch.
         variant: see above.
 
     Returns:
         ``loss`` scalar; ``per_sample`` [B] and ``weights`` lambda [B] in input order, without the anchor.
 
     Raises:
-        RoboprefError: shapes that differ, an empty batch, values that are not finite, or an unknown variant.
+        RoboprefError: shapes that differ, an empty batch, values that are not finite, or impossible settings.
     """
     logps = {
         "policy_logps": promoted(policy_logps),
@@ -90,53 +93,62 @@ def apo_loss(
         "policy_kl_logps": promoted(policy_kl_logps).detach(),
         "reference_kl_logps": promoted(reference_kl_logps).detach(),
     }
+    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, variant)
     check_batch(logps, desirable, action_error)
-    if variant not in ("default", "reference"):
-        raise RoboprefError(f"the APO variants are 'default' and 'reference', not {variant!r}.")
     policy, reference, policy_kl, reference_kl = logps.values()
     error = action_error.detach().to(policy.dtype)
-    token_ratio = policy - reference
-    log_ratio = token_ratio.sum(dim=1)
+    sample_logps, log_ratio = policy.sum(dim=1), (policy - reference).sum(dim=1)
     if variant == "reference":
-        log_ratio = torch.where(desirable, log_ratio, token_ratio[:, :-1].sum(dim=1))
+        sample_logps = torch.where(desirable, sample_logps, policy[:, :-1].sum(dim=1))
+        log_ratio = torch.where(desirable, log_ratio, (policy - reference)[:, :-1].sum(dim=1))
         z0 = kl_estimate(policy_kl[:, :-1], reference_kl[:, :-1], None)
-        relative = _relative_to_class_sum(error, desirable)
+        scale, _ = _class_totals_and_counts(error, desirable)
     else:
         z0 = kl_estimate(policy_kl, reference_kl, reduce)
-        relative = _relative_to_class_mean(error, desirable, reduce)
+        totals_and_counts = _class_totals_and_counts(error, desirable)
+        # Sums and counts are reduced, not class means: the ranks hold different numbers of a class.
+        totals, counts = reduce(totals_and_counts) if reduce else totals_and_counts
+        scale = totals / torch.where(counts > 0, counts, 1)
     z0 = z0.clamp(kl_min, kl_max)
-    weights = torch.where(desirable, 1 - torch.exp(-beta_desirable * relative), torch.exp(-beta_undesirable * relative))
+    relative = (error + _EPSILON) / (scale[desirable.long()] + _EPSILON)
+    weights = torch.where(desirable, -torch.expm1(-beta_desirable * relative), torch.exp(-beta_undesirable * relative))
     margin = torch.where(desirable, log_ratio - z0, z0 - log_ratio)
     # 1 - sigmoid(x) is sigmoid(-x), which keeps its digits when x is large.
     per_sample = weights * torch.sigmoid(-beta * margin)
     preference = per_sample.sum() if variant == "reference" else per_sample.mean()
     anchor = anchor_loss(policy, desirable, reduce)
-    metrics = binary_metrics(policy, log_ratio, desirable, weights, beta, z0)
+    metrics = binary_metrics(sample_logps, log_ratio, desirable, weights, beta, z0)
     metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
     return ObjectiveOutput(loss, per_sample, weights, metrics)
 
 
-def _relative_to_class_mean(error: Tensor, desirable: Tensor, reduce: Reduce | None) -> Tensor:
-    """(e + eps) / (mean of the class + eps) [B], the mean over all ranks."""
-    relative = torch.empty_like(error)
-    for mask in (desirable, ~desirable):
-        # Sum and count travel separately: the ranks hold different numbers of a class.
-        total_and_count = torch.stack([error[mask].sum(), mask.sum().to(error.dtype)])
-        if reduce:
-            total_and_count = reduce(total_and_count)
-        total, count = total_and_count
-        mean = total / count.clamp(min=torch.finfo(error.dtype).tiny)
-        relative[mask] = (error[mask] + _EPSILON) / (mean + _EPSILON)
-    return relative
+def _class_totals_and_counts(error: Tensor, desirable: Tensor) -> Tensor:
+    """Rows (summed error, number of samples), columns (undesirable, desirable) [2, 2], within this rank's batch."""
+    member = torch.stack([~desirable, desirable]).to(error.dtype)
+    return torch.stack([(member * error).sum(dim=1), member.sum(dim=1)])
 
 
-def _relative_to_class_sum(error: Tensor, desirable: Tensor) -> Tensor:
-    """(e + eps) / (sum of the class + eps) [B], within this rank's batch."""
-    relative = torch.empty_like(error)
-    for mask in (desirable, ~desirable):
-        relative[mask] = (error[mask] + _EPSILON) / (error[mask].sum() + _EPSILON)
-    return relative
+def _check_apo_settings(
+    beta: float,
+    beta_desirable: float,
+    beta_undesirable: float,
+    kl_min: float,
+    kl_max: float,
+    anchor_weight: float,
+    variant: str,
+) -> None:
+    check_settings(beta, anchor_weight)
+    # At zero or below, the desirable weights vanish or turn negative, and the undesirable ones grow without bound.
+    if not (0 < beta_desirable < math.inf and 0 <= beta_undesirable < math.inf):
+        raise RoboprefError(
+            f"beta_desirable must be positive and beta_undesirable not negative, got {beta_desirable} and "
+            f"{beta_undesirable}."
+        )
+    if not kl_min <= kl_max:
+        raise RoboprefError(f"kl_min must not exceed kl_max, got [{kl_min}, {kl_max}].")
+    if variant not in ("default", "reference"):
+        raise RoboprefError(f"the APO variants are 'default' and 'reference', not {variant!r}.")
 
 
 @register_objective("apo")
@@ -151,6 +163,7 @@ def make_apo(
     variant: Variant = "default",
 ) -> Objective:
     """APO for the trainer."""
+    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, variant)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
         if inputs.reference_logps is None or inputs.policy_kl_logps is None or inputs.reference_kl_logps is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from robopref.errors import RoboprefError
 
 Reduce = Callable[[Tensor], Tensor]
-"""The mean of a tensor over all ranks."""
+"""The mean of a tensor over all ranks, each of which calls it as often and in the same order."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ def get_objective(name: str, **settings: Any) -> Objective:
 def promoted(tensor: Tensor) -> Tensor:
     """Half precision as float32: sums of log-probabilities lose their differences in bfloat16; others unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_settings(beta: float, anchor_weight: float) -> None:
+    """The settings that every preference loss has.
+
+    Raises:
+        RoboprefError: a beta that is not positive, or a negative anchor weight.
+    """
+    if not 0 < beta < math.inf:
+        raise RoboprefError(f"beta must be positive, got {beta}.")
+    if not 0 <= anchor_weight < math.inf:
+        raise RoboprefError(f"anchor_weight must be zero or positive, got {anchor_weight}.")
 
 
 def check_batch(logps: Mapping[str, Tensor], desirable: Tensor, action_error: Tensor | None = None) -> None:

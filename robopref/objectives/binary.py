@@ -9,7 +9,10 @@ from robopref.objectives.base import Reduce
 
 
 def kl_estimate(policy_kl_logps: Tensor, reference_kl_logps: Tensor, reduce: Reduce | None) -> Tensor:
-    """Mean over the batch, and all ranks, of log pi(a' | o) - log pi_ref(a' | o) from [B, L] tokens; detached."""
+    """Mean over the batch, and all ranks, of log pi(a' | o) - log pi_ref(a' | o) from [B, L] tokens; detached.
+
+    The ranks' means are averaged, so every rank must hold equally many samples.
+    """
     kl = (policy_kl_logps - reference_kl_logps).sum(dim=1).mean().detach()
     return reduce(kl) if reduce else kl
 
@@ -19,29 +22,30 @@ def anchor_loss(policy_logps: Tensor, desirable: Tensor, reduce: Reduce | None =
 
     Zeros are masked positions: a token counts when its log-probability is not exactly zero (a token that is certain
     has nothing left to learn and contributes nothing to the sum either way). 0 without desirable samples. With
-    ``reduce`` the number of tokens is the mean over ranks, so that averaged gradients are those of the global mean.
+    ``reduce`` the number of tokens is the mean over ranks, so that the ranks' anchors, and their gradients, average to
+    those of the global mean.
     """
     chosen = policy_logps[desirable]
     tokens = (chosen != 0).sum().to(policy_logps.dtype)
     if reduce:
         tokens = reduce(tokens)
-    return -chosen.sum() / tokens.clamp(min=1)
+    # Not a clamp at 1: the mean over ranks is a fraction when few ranks hold a desirable token.
+    return -chosen.sum() / torch.where(tokens > 0, tokens, 1)
 
 
 def binary_metrics(
-    policy_logps: Tensor, log_ratio: Tensor, desirable: Tensor, weights: Tensor, beta: float, kl: Tensor
+    logps: Tensor, log_ratio: Tensor, desirable: Tensor, weights: Tensor, beta: float, kl: Tensor
 ) -> dict[str, float]:
-    """Metrics by TRL's names from token log-probabilities [B, L], log ratios [B] and weights [B].
+    """Metrics by TRL's names from log-probabilities, log ratios, weights [B] as they entered the loss.
 
     A class that the batch lacks has no metric. Rewards are beta times the log ratio, as in DPO and KTO.
     """
-    metrics = {"kl": kl.item(), "shares/desirable": desirable.to(torch.float64).mean().item()}
-    rewards, logps = beta * log_ratio.detach(), policy_logps.detach().sum(dim=1)
+    metrics = {"kl": kl.item(), "shares/desirable": int(desirable.sum()) / len(desirable)}
+    values = torch.stack([beta * log_ratio, logps, weights]).detach()
     for name, weight_name, mask in (("chosen", "desirable", desirable), ("rejected", "undesirable", ~desirable)):
         if mask.any():
-            metrics[f"rewards/{name}"] = rewards[mask].mean().item()
-            metrics[f"logps/{name}"] = logps[mask].mean().item()
-            metrics[f"weights/{weight_name}"] = weights[mask].mean().item()
+            means = values[:, mask].mean(dim=1).tolist()
+            metrics |= zip((f"rewards/{name}", f"logps/{name}", f"weights/{weight_name}"), means, strict=True)
     if "rewards/chosen" in metrics and "rewards/rejected" in metrics:
         metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
     return metrics

@@ -17,6 +17,7 @@ from robopref.objectives.base import (
     ObjectiveOutput,
     Reduce,
     check_batch,
+    check_settings,
     promoted,
     register_objective,
 )
@@ -37,7 +38,7 @@ def kto_loss(
     """The KTO loss of a batch; the arguments are those of ``apo_loss``, every weight is 1.
 
     Raises:
-        RoboprefError: shapes that differ, an empty batch, or values that are not finite.
+        RoboprefError: shapes that differ, an empty batch, values that are not finite, or impossible settings.
     """
     logps = {
         "policy_logps": promoted(policy_logps),
@@ -45,6 +46,7 @@ def kto_loss(
         "policy_kl_logps": promoted(policy_kl_logps).detach(),
         "reference_kl_logps": promoted(reference_kl_logps).detach(),
     }
+    check_settings(beta, anchor_weight)
     check_batch(logps, desirable)
     policy, reference, policy_kl, reference_kl = logps.values()
     log_ratio = (policy - reference).sum(dim=1)
@@ -54,7 +56,7 @@ def kto_loss(
     weights = torch.ones_like(per_sample)
     preference = per_sample.mean()
     anchor = anchor_loss(policy, desirable, reduce)
-    metrics = binary_metrics(policy, log_ratio, desirable, weights, beta, z0)
+    metrics = binary_metrics(policy.sum(dim=1), log_ratio, desirable, weights, beta, z0)
     metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
     return ObjectiveOutput(loss, per_sample, weights, metrics)
@@ -63,6 +65,7 @@ def kto_loss(
 @register_objective("kto")
 def make_kto(*, beta: float = 0.1, anchor_weight: float = 0.0) -> Objective:
     """KTO for the trainer."""
+    check_settings(beta, anchor_weight)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
         if inputs.reference_logps is None or inputs.policy_kl_logps is None or inputs.reference_kl_logps is None:
