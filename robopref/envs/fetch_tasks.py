@@ -72,7 +72,7 @@ class FetchTask(MujocoTask):
     State float32 [13] or [28]: gymnasium-robotics' own ``observation`` ([10] or [25]: hand xyz, object xyz, object
     minus hand, finger joints, object rotation, velocities) followed by the goal xyz. Action [4]: hand displacement
     x, y, z (1 is 5 cm) and gripper (-1 closes, 1 opens). Success: the object (reach: the hand) within 5 cm of the
-    goal. The reward is sparse: 0 at success, -1 otherwise.
+    goal; layouts that are solved from the start are drawn again. The reward is sparse: 0 at success, -1 otherwise.
     """
 
     def __init__(
@@ -131,6 +131,8 @@ class FetchTask(MujocoTask):
     def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
         self._sim.np_random = rng
         observed, _ = self._sim.reset()
+        while self._sim._is_success(observed["achieved_goal"], observed["desired_goal"]):  # nothing left to do
+            observed, _ = self._sim.reset()
         # gymnasium-robotics moves the target's marker only when it renders.
         site = self._target_site
         self.model.site_pos[site] += self._sim.goal - self.data.site_xpos[site]

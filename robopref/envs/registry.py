@@ -66,6 +66,8 @@ def make_task(
 
 def _import_attribute(entry_point: str) -> Any:
     module_name, _, attribute = entry_point.partition(":")
+    if not module_name or not attribute:
+        raise RoboprefError(f"task {entry_point!r} is not of the form module:factory.")
     try:
         module = importlib.import_module(module_name)
     except RoboprefError:
@@ -83,7 +85,12 @@ def _make_from_factory(entry_point: str) -> gymnasium.Env[Any, Any]:
     factory = _import_attribute(entry_point)
     if not callable(factory):
         raise RoboprefError(f"task {entry_point!r} is a {type(factory).__name__}, not a callable that makes one.")
-    environment = factory()
+    try:
+        environment = factory()
+    except RoboprefError:
+        raise
+    except Exception as error:  # a user's factory may fail in any way; all that matters is which and why
+        raise RoboprefError(f"task {entry_point!r} failed to start ({type(error).__name__}: {error}).") from error
     problems = list(_contract_problems(environment))
     if problems:
         raise RoboprefError(

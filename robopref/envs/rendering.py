@@ -160,8 +160,9 @@ class _GLResources:
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
         self._option = mujoco.MjvOption()
         uploaded = simplified_for_upload(model, triangle_size)
-        # No multisampling, and a frame buffer no larger than the picture.
+        # No multisampling, no shadow map, and a frame buffer no larger than the picture.
         uploaded.vis.quality.offsamples = 0
+        uploaded.vis.quality.shadowsize = 0
         uploaded.vis.global_.offwidth = size
         uploaded.vis.global_.offheight = size
         self._renderer = mujoco.MjrContext(uploaded, mujoco.mjtFontScale.mjFONTSCALE_50)
