@@ -16,7 +16,7 @@ from robopref.evaluation.rollouts import EpisodeResult, PolicyRunner, instructio
 from robopref.human_io.scripted import ScriptedOperator, ScriptedOperatorConfig
 from robopref.human_io.watching import WatchOnly
 from robopref.policies.registry import load_policy, policy_id
-from robopref.protocols import STEP_RECORD, Expert
+from robopref.protocols import OPERATOR_EVENT, STEP_RECORD, Expert, OperatorEvent
 from robopref.reporting.videos import write_video
 from robopref.store.recorder import RecordEpisodes
 from robopref.store.store import EpisodeStore
@@ -30,7 +30,7 @@ class EpisodeRunner:
 
     def __init__(self, setup: EpisodeSetup) -> None:
         self._setup = setup
-        task_env = make_task(
+        task_env: Any = make_task(
             setup.task, image="image" in setup.observation_keys, image_size=setup.image_size, horizon=setup.horizon
         )
         self._task: Any = task_env.unwrapped
@@ -39,6 +39,7 @@ class EpisodeRunner:
         self._expert: Expert | None = None
         if setup.role == "demonstrate":
             self._expert = self._task.make_expert()
+            self._env = SetFailuresAside(self._env)
         else:
             self._add_policy_and_operator()
         self._env = self._film = FilmedEpisode(self._env)
@@ -87,6 +88,23 @@ class EpisodeRunner:
     def close(self) -> None:
         """Finish what is being recorded and free the environment."""
         self._env.close()
+
+
+class SetFailuresAside(gym.Wrapper[Any, Any, Any, Any]):
+    """Discards, for the recorder, the attempts that end without success: a failed demonstration teaches failing."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """A new attempt."""
+        self._success = False
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Judge the attempt at its end."""
+        observation, reward, terminated, truncated, info = super().step(action)
+        self._success = self._success or bool(info.get("success", False))
+        if (terminated or truncated) and not self._success:
+            info = {**info, OPERATOR_EVENT: OperatorEvent.DISCARD}
+        return observation, reward, terminated, truncated, info
 
 
 class FilmedEpisode(gym.Wrapper[Any, Any, Any, Any]):

@@ -30,11 +30,7 @@ def load_policy(name: str | Path) -> TokenPolicy:
                 f"act, reference, save, tokenizer, norm_stats (see robopref.protocols.TokenPolicy)."
             )
         return policy
-    directory = Path(name)
-    if not directory.is_dir():
-        raise RoboprefError(
-            f"no policy at {name}: give a checkpoint directory (it holds policy.json) or module:factory."
-        )
+    directory = checkpoint_directory(name)
     kind = read_description(directory).kind
     if kind != "compact":
         raise RoboprefError(f"{directory} holds a policy of kind {kind!r}, which this version cannot load.")
