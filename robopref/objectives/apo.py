@@ -76,7 +76,8 @@ def apo_loss(
         beta_undesirable: how fast the weight of undesirable samples falls with their error.
         kl_min: lower clamp of z0, in nats.
         kl_max: upper clamp of z0, in nats.
-        anchor_weight: times the mean token negative log-likelihood over the desirable samples, added to the loss.
+        anchor_weight: times the mean token negative log-likelihood over the desirable samples (``anchor_loss``), added
+            to the loss; not divided or multiplied by the batch size in either variant.
         reduce: mean over ranks, for data-parallel training with equally many samples on every rank. The ranks' losses,
             and their gradients, then average to those of the global batch.
         variant: see above.
@@ -116,7 +117,7 @@ def apo_loss(
     # 1 - sigmoid(x) is sigmoid(-x), which keeps its digits when x is large.
     per_sample = weights * torch.sigmoid(-beta * margin)
     preference = per_sample.sum() if variant == "reference" else per_sample.mean()
-    anchor = anchor_loss(policy, desirable, reduce)
+    anchor = anchor_loss(policy, desirable, reduce, reference)
     metrics = binary_metrics(sample_logps, log_ratio, desirable, weights, beta, z0)
     metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference

@@ -17,16 +17,23 @@ def kl_estimate(policy_kl_logps: Tensor, reference_kl_logps: Tensor, reduce: Red
     return reduce(kl) if reduce else kl
 
 
-def anchor_loss(policy_logps: Tensor, desirable: Tensor, reduce: Reduce | None = None) -> Tensor:
+def anchor_loss(
+    policy_logps: Tensor, desirable: Tensor, reduce: Reduce | None = None, reference_logps: Tensor | None = None
+) -> Tensor:
     """Mean token negative log-likelihood over the desirable samples, of log-probabilities [B, L] -> scalar.
 
-    Zeros are masked positions: a token counts when its log-probability is not exactly zero (a token that is certain
-    has nothing left to learn and contributes nothing to the sum either way). 0 without desirable samples. With
-    ``reduce`` the number of tokens is the mean over ranks, so that the ranks' anchors, and their gradients, average to
-    those of the global mean.
+    The mean is over their tokens. A column is masked in a row where the policy's and (if given) the reference's
+    log-probability are both exactly 0, so a stop column that a policy lacks does not count, and a token of which only
+    the policy has become certain still does: the divisor does not jump while it learns. A token of which both are
+    certain cannot be told from a masked one; it adds nothing to the sum. 0 without desirable samples. With ``reduce``
+    the number of tokens is the mean over ranks, so that the ranks' anchors, and their gradients, average to those of
+    the global mean.
     """
     chosen = policy_logps[desirable]
-    tokens = (chosen != 0).sum().to(policy_logps.dtype)
+    present = chosen != 0
+    if reference_logps is not None:
+        present = present | (reference_logps[desirable] != 0)
+    tokens = present.sum().to(policy_logps.dtype)
     if reduce:
         tokens = reduce(tokens)
     # Not a clamp at 1: the mean over ranks is a fraction when few ranks hold a desirable token.

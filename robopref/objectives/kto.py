@@ -55,7 +55,7 @@ def kto_loss(
     per_sample = torch.sigmoid(-beta * margin)
     weights = torch.ones_like(per_sample)
     preference = per_sample.mean()
-    anchor = anchor_loss(policy, desirable, reduce)
+    anchor = anchor_loss(policy, desirable, reduce, reference)
     metrics = binary_metrics(policy.sum(dim=1), log_ratio, desirable, weights, beta, z0)
     metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
