@@ -74,7 +74,8 @@ def autonomous_success_mask(actors: NDArray[Any], outcome: Outcome) -> NDArray[n
     A success without any takeover counts whole; a rescue by the human is never the policy's success.
     """
     actors = np.asarray(actors)
-    if outcome is not Outcome.SUCCESS:
+    # Compared by value: an outcome read from a file may be a plain string.
+    if outcome != Outcome.SUCCESS:
         return np.zeros(len(actors), dtype=bool)
     human = np.flatnonzero(actors == Actor.HUMAN)
     last_human = human[-1] if len(human) else -1
@@ -87,14 +88,16 @@ class LabelingRule:
     """How recordings become labels: the undesirable window, and which policy steps are learned from at all.
 
     ``include_policy_steps="autonomous_success"`` relabels the creditable policy steps (``autonomous_success_mask``) as
-    EXPERT, so that they share that bucket; the default leaves every policy step out.
+    EXPERT, so that they share that bucket; the default leaves every policy step out. With a ``noop_tolerance`` the
+    steps of ``noop_mask`` are EXCLUDED, after the windows are set; the default keeps them all.
 
     Raises:
-        RoboprefError: an unknown choice or a negative window.
+        RoboprefError: an unknown choice, a negative window or a negative tolerance.
     """
 
     window: int = 10
     include_policy_steps: IncludePolicySteps = "none"
+    noop_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.include_policy_steps not in ("none", "autonomous_success"):
@@ -102,21 +105,26 @@ class LabelingRule:
                 f"include_policy_steps is 'none' or 'autonomous_success', not {self.include_policy_steps!r}."
             )
         label_steps(np.zeros(0, dtype=np.int64), self.window)
+        if self.noop_tolerance is not None and not self.noop_tolerance >= 0:
+            raise RoboprefError(f"noop_tolerance is None or a number >= 0, got {self.noop_tolerance!r}.")
 
     def apply(self, episode: Episode) -> NDArray[np.int64]:
         """The labels [T] of an episode."""
         labels = label_steps(episode.actor, self.window)
         if self.include_policy_steps == "autonomous_success":
             credited = autonomous_success_mask(episode.actor, episode.info.outcome)
-            labels[credited & (labels == Label.POLICY)] = Label.EXPERT
+            labels[credited] = Label.EXPERT
+        if self.noop_tolerance is not None:
+            labels[noop_mask(episode.action, tolerance=self.noop_tolerance)] = Label.EXCLUDED
         return labels
 
 
-def noop_mask(actions: NDArray[Any], *, tolerance: float = 1e-3, gripper: int = -1) -> NDArray[np.bool_]:
+def noop_mask(actions: NDArray[Any], *, gripper_index: int = -1, tolerance: float = 1e-3) -> NDArray[np.bool_]:
     """Steps [T] whose action [T, A] moves nothing: all dimensions but the gripper's within ``tolerance`` of zero.
 
-    ``gripper`` is the number of the gripper's dimension. A step whose gripper command differs from the step before is
-    never a no-op. Apply it after labelling: a window counts recorded steps.
+    ``gripper_index`` is the number of the gripper's dimension. A step whose gripper command differs from the step
+    before is never a no-op, nor is the first step, before which the command is unknown. Apply it after labelling: a
+    window counts recorded steps.
 
     Raises:
         RoboprefError: ``actions`` is not [T, A], or has no such gripper dimension.
@@ -124,10 +132,11 @@ def noop_mask(actions: NDArray[Any], *, tolerance: float = 1e-3, gripper: int = 
     actions = np.asarray(actions, dtype=np.float64)
     if actions.ndim != 2:
         raise RoboprefError(f"actions must be [T, A], got shape {actions.shape}.")
-    if not -actions.shape[1] <= gripper < actions.shape[1]:
-        raise RoboprefError(f"actions of {actions.shape[1]} dimensions have no gripper dimension {gripper}.")
-    still = (np.abs(np.delete(actions, gripper, axis=1)) <= tolerance).all(axis=1)
-    grip = actions[:, gripper]
-    changed = np.concatenate([[False], grip[1:] != grip[:-1]])
+    if not -actions.shape[1] <= gripper_index < actions.shape[1]:
+        raise RoboprefError(f"actions of {actions.shape[1]} dimensions have no gripper dimension {gripper_index}.")
+    still = (np.abs(np.delete(actions, gripper_index, axis=1)) <= tolerance).all(axis=1)
+    grip = actions[:, gripper_index]
+    changed = np.ones(len(actions), dtype=bool)
+    changed[1:] = grip[1:] != grip[:-1]
     mask: NDArray[np.bool_] = still & ~changed
     return mask
