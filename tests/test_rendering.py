@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from robopref.envs import rendering
+from robopref.envs import gl_backend
+from robopref.envs.gl_backend import ensure_gl_backend
 from robopref.envs.mesh_simplification import cluster_faces, simplified_for_upload
 from robopref.envs.registry import make_task
-from robopref.envs.rendering import OffscreenCamera, ensure_gl_backend
+from robopref.envs.rendering import OffscreenCamera
 from robopref.errors import RoboprefError
 
 
@@ -163,7 +164,7 @@ def test_a_back_end_is_found_when_none_is_named_and_the_process_ends_silently():
 
 @pytest.mark.parametrize("backend", ["egl", "osmesa"])
 def test_the_back_ends_agree(backend):
-    if rendering._probe(backend) is not None:
+    if gl_backend._probe(backend) is not None:
         pytest.skip(f"{backend} does not work on this machine")
     code = (
         "import numpy as np, sys\n"
@@ -188,8 +189,8 @@ def fresh_choice(monkeypatch):
 
 
 def test_without_a_working_back_end_the_error_says_what_to_install(fresh_choice):
-    broken = dict.fromkeys(rendering._CONTEXT_MODULES, "a_module_that_is_not_there")
-    fresh_choice.setattr(rendering, "_CONTEXT_MODULES", broken)
+    broken = dict.fromkeys(gl_backend._CONTEXT_MODULES, "a_module_that_is_not_there")
+    fresh_choice.setattr(gl_backend, "_CONTEXT_MODULES", broken)
     with pytest.raises(RoboprefError, match=r"a_module_that_is_not_there.*apt-get install libosmesa6"):
         ensure_gl_backend()
     assert "MUJOCO_GL" not in os.environ
@@ -227,7 +228,7 @@ def test_simplified_meshes_change_the_picture_by_less_than_two_grey_levels(name,
     env = make_task(name)
     simplified = env.reset(seed=0)[0]["image"].astype(int)
     env.close()
-    monkeypatch.setattr(OffscreenCamera, "_triangle_size", lambda self, data: 1e-9)
+    monkeypatch.setattr(OffscreenCamera, "_triangle_size", lambda self: 1e-9)
     full = env.reset(seed=0)[0]["image"].astype(int)
     env.close()
     assert 0 < np.abs(full - simplified).mean() < 2

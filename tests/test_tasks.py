@@ -108,6 +108,17 @@ def test_the_same_seed_gives_the_same_attempt_to_its_end(name):
     assert_identical(rollout(fresh, seed=4, steps=300), rollout(used, seed=4, steps=300))
 
 
+def test_a_camera_on_the_hand_shows_the_same_frame_for_the_same_seed():
+    fresh, used = make_task("reach", camera="gripperPOV"), make_task("reach", camera="gripperPOV")
+    used.reset(seed=1)
+    used.close()  # the next frame makes a new context, with the hand elsewhere
+    for _ in range(20):
+        used.step(np.ones(4, dtype=np.float32))
+    np.testing.assert_array_equal(fresh.reset(seed=7)[0]["image"], used.reset(seed=7)[0]["image"])
+    fresh.close()
+    used.close()
+
+
 peg_task = make_task("peg-insert-side", image=False)  # kept dirty from example to example
 
 

@@ -7,66 +7,17 @@ renders multisampled shadows and reflections, which costs about ten times more o
 from __future__ import annotations
 
 import atexit
-import functools
-import importlib
 import math
 import os
-import subprocess
-import sys
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from robopref.envs.gl_backend import INSTALL_HINT, context_module, ensure_gl_backend
 from robopref.envs.mesh_simplification import simplified_for_upload
 from robopref.errors import RoboprefError
-
-_CONTEXT_MODULES = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw", "cgl": "mujoco.cgl"}
-_CANDIDATES = ("egl", "osmesa")  # egl uses a GPU where there is one
-_PROBE = "import {module} as m; c = m.GLContext(8, 8); c.make_current(); c.free()"
-_INSTALL = "install one with `apt-get install libegl1` or `apt-get install libosmesa6`"
-
-
-@functools.cache
-def ensure_gl_backend() -> str:
-    """The OpenGL back end to render with; ``MUJOCO_GL`` decides where it is set.
-
-    A back end that is not installed properly can leave a process unusable, so each is tried in a process of its own.
-
-    Raises:
-        RoboprefError: no back end works, or ``MUJOCO_GL`` names one that robopref does not know.
-    """
-    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if chosen:
-        if chosen not in _CONTEXT_MODULES:
-            raise RoboprefError(
-                f"MUJOCO_GL={chosen!r} is no off-screen back end: unset it or set it to one of "
-                f"{', '.join(_CONTEXT_MODULES)}."
-            )
-        return chosen
-    failures = []
-    for backend in ("cgl",) if sys.platform == "darwin" else _CANDIDATES:
-        reason = _probe(backend)
-        if reason is None:
-            os.environ["MUJOCO_GL"] = backend  # processes started from here need not try again
-            return backend
-        failures.append(f"{backend}: {reason}")
-    raise RoboprefError(f"no OpenGL back end for off-screen rendering works ({'; '.join(failures)}): {_INSTALL}.")
-
-
-def _probe(backend: str) -> str | None:
-    """``None`` when a process of its own can make a context with this back end, else the reason."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": backend}
-    command = [sys.executable, "-c", _PROBE.format(module=_CONTEXT_MODULES[backend])]
-    try:
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return "gave no answer within 60 s"
-    if result.returncode == 0:
-        return None
-    lines = result.stderr.strip().splitlines()
-    return lines[-1] if lines else f"exit status {result.returncode}"
 
 
 class OffscreenCamera:
@@ -115,7 +66,7 @@ class OffscreenCamera:
         while _abandoned:
             _abandoned.pop().free()
         if self._gl is None:
-            self._gl = _GLResources(self._model, self.size, self._triangle_size(data))
+            self._gl = _GLResources(self._model, self.size, self._triangle_size())
         pixels = self._gl.draw(data, self._camera)  # OpenGL's first row is the lowest
         up_z = data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)[2, 1]
         upright = pixels[:, ::-1] if up_z < -0.1 else pixels[::-1]
@@ -133,10 +84,15 @@ class OffscreenCamera:
         if resources is not None:
             _abandoned.append(resources)
 
-    def _triangle_size(self, data: Any) -> float:
-        """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene."""
+    def _triangle_size(self) -> float:
+        """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene.
+
+        Judged in the model's rest pose, so that frames do not depend on where a moving camera was at the first one.
+        """
         camera_id = self._camera.fixedcamid
-        distance = float(np.linalg.norm(data.cam_xpos[camera_id] - self._model.stat.center))
+        rest = mujoco.MjData(self._model)
+        mujoco.mj_forward(self._model, rest)
+        distance = max(0.1, float(np.linalg.norm(rest.cam_xpos[camera_id] - self._model.stat.center)))
         view = 2 * distance * math.tan(math.radians(float(self._model.cam_fovy[camera_id])) / 2)
         return 0.4 * view / self.size
 
@@ -146,15 +102,16 @@ class _GLResources:
 
     def __init__(self, model: Any, size: int, triangle_size: float) -> None:
         global _gl_process
-        backend = ensure_gl_backend()
+        self._backend = ensure_gl_backend()
         _gl_process = os.getpid()
         self._model = model
         try:
-            self._backend = importlib.import_module(_CONTEXT_MODULES[backend])
-            self._context = self._backend.GLContext(size, size)
+            self._context = context_module(self._backend).GLContext(size, size)
             self._context.make_current()
         except Exception as error:  # PyOpenGL and the drivers raise anything from AttributeError to EGLError
-            raise RoboprefError(f"the OpenGL back end {backend} does not work ({error}): {_INSTALL}.") from error
+            raise RoboprefError(
+                f"the OpenGL back end {self._backend} does not work ({error}): {INSTALL_HINT}."
+            ) from error
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + model.nsite + 100)
         for flag in ("SHADOW", "REFLECTION", "FOG", "HAZE", "SKYBOX"):
             self._scene.flags[getattr(mujoco.mjtRndFlag, f"mjRND_{flag}")] = False
@@ -194,9 +151,10 @@ class _GLResources:
 
     def _release(self) -> None:
         """Let go of the context: EGL refuses it to every other thread for as long as this one holds it."""
-        if self._backend.__name__ == _CONTEXT_MODULES["egl"]:
-            egl = self._backend.EGL
-            egl.eglMakeCurrent(self._backend.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
+        if self._backend == "egl":
+            module = context_module("egl")
+            egl = module.EGL
+            egl.eglMakeCurrent(module.EGL_DISPLAY, egl.EGL_NO_SURFACE, egl.EGL_NO_SURFACE, egl.EGL_NO_CONTEXT)
 
 
 _gl_process: int | None = None
