@@ -19,6 +19,8 @@ from rich.table import Table
 
 from robopref import __version__
 from robopref.cli.console import console
+from robopref.errors import RoboprefError
+from robopref.tracking import has_api_key, resolve_mode
 
 Verdict = Literal["ok", "note", "fail"]
 
@@ -41,6 +43,7 @@ _PACKAGES = (
     "torch", "numpy", "gymnasium", "mujoco", "metaworld", "ale-py", "stable-baselines3", "accelerate", "wandb",
     "gymnasium-robotics", "transformers", "peft",
 )  # fmt: skip
+_PROBE_SECONDS: float = 120
 _OPTIONAL = {"gymnasium-robotics": "fetch", "transformers": "vla", "peft": "vla"}
 
 
@@ -57,10 +60,7 @@ class Check:
 def run_checks() -> list[Check]:
     """Look at everything; a check that itself breaks is reported as a failure, never raised."""
     checks: list[Check] = []
-    groups: tuple[Callable[[], list[Check]], ...] = (
-        _python, _rendering, _packages, _gpu, _atari, _wandb, _devices, _resources,
-    )  # fmt: skip
-    for group in groups:
+    for group in _GROUPS:
         try:
             checks += group()
         except Exception as error:  # the one command that must always answer says what broke instead
@@ -149,9 +149,10 @@ def _atari() -> list[Check]:
 
 
 def _wandb() -> list[Check]:
-    netrc = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
-    key = bool(os.environ.get("WANDB_API_KEY")) or (netrc.exists() and "wandb" in netrc.read_text(errors="replace"))
-    mode = os.environ.get("WANDB_MODE", "online" if key else "offline")
+    try:
+        key, mode = has_api_key(), resolve_mode(None)
+    except RoboprefError as error:
+        return [Check("Weights & Biases", "note", str(error), "unset it or mend it: training would refuse to start")]
     advice = "" if key else "nothing: runs are kept on disk; `wandb login`, then `wandb sync`, uploads them"
     return [Check("Weights & Biases", "ok" if key else "note", f"{'a' if key else 'no'} key; runs are {mode}", advice)]
 
@@ -180,15 +181,24 @@ def _resources() -> list[Check]:
 
 
 def _run_python(code: str, **environment: str) -> tuple[str, str]:
-    """What a fresh interpreter prints, and the last line of its errors (empty when it succeeded)."""
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode == 0:
-        return done.stdout.strip().splitlines()[-1], ""
-    return "", (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    """The last line that a fresh interpreter prints, and what went wrong (empty when nothing did)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code],  # -P: files that happen to lie here are not ours to import
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "", f"no answer within {_PROBE_SECONDS} s"
+    if done.returncode != 0:
+        return "", (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    printed = done.stdout.strip().splitlines()
+    return (printed[-1], "") if printed else ("", "no output")
+
+
+_GROUPS: tuple[Callable[[], list[Check]], ...] = (
+    _python, _rendering, _packages, _gpu, _atari, _wandb, _devices, _resources,
+)  # fmt: skip
