@@ -386,6 +386,39 @@ def test_full_disk_while_recording(store: EpisodeStore, monkeypatch: pytest.Monk
     assert store.verify() == []
 
 
+def test_ctrl_c_within_a_write_leaves_whole_records(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = store.begin(INFO)
+    writer.append(make_step(0))
+
+    def interrupted(fd: int, parts: list[Any]) -> int:
+        os.write(fd, b"".join(parts)[:50])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            writer.append(make_step(1))
+    writer.append(make_step(1))
+    assert len(store.read(writer.finish(Outcome.SUCCESS))) == 2
+
+
+def test_no_room_for_the_first_step(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = store.begin(INFO)
+    disk = SmallDisk(monkeypatch, 10**6)
+    writer.append(make_step(0))
+    schema_and_step = 10**6 - disk.room
+    writer.finish(Outcome.SUCCESS)
+    writer = store.begin(INFO)
+    disk.room = schema_and_step - 1
+    with pytest.raises(RoboprefError, match="The 0 steps"):
+        writer.append(make_step(0))
+    disk.room = 10**6
+    with pytest.raises(RoboprefError, match="no steps"):
+        writer.finish(Outcome.SUCCESS)
+    assert len(store) == 1
+    assert not list((store.path / "journal").glob("*.journal"))
+
+
 def limit_file_size(limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
@@ -412,6 +445,25 @@ def test_no_room_at_the_finish_leaves_the_journal_to_recovery(store: EpisodeStor
     assert [(r.steps, r.outcome) for r in again.recovered] == [(2, Outcome.SUCCESS)]
     assert len(again.read(again.episode_ids()[1])) == 2
     assert sorted(p.name for p in (store.path / "journal").iterdir()) == [".lock"]
+
+
+def test_finishing_again_once_there_is_room(store: EpisodeStore) -> None:
+    writer = store.begin(INFO)
+    writer.append(make_step(0))
+    size = next((store.path / "journal").glob("*.journal")).stat().st_size
+    try:
+        limit_file_size(size + 250)
+        with pytest.raises(RoboprefError, match="disk is full"):
+            writer.finish(Outcome.SUCCESS, make_step(1).observation)
+        with pytest.raises(RoboprefError, match="is finished"):
+            writer.append(make_step(1))
+    finally:
+        limit_file_size(resource.RLIM_INFINITY)
+    episode = store.read(writer.finish(Outcome.ABORTED))
+    assert episode.info.outcome is Outcome.SUCCESS
+    assert set(episode.final_observation) == {"image", "proprio"}
+    with pytest.raises(RoboprefError, match="is finished"):
+        writer.finish(Outcome.SUCCESS)
 
 
 def test_a_full_disk_at_the_beginning_leaves_nothing(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:

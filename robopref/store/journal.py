@@ -55,7 +55,6 @@ class JournalWriter:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         # flock, not lockf: a POSIX lock would be lost when this process opens the file a second time to look at it.
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self._size = 0
         # Syncing may take long on a slow disk; a thread keeps it out of the control loop.
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
         self._sync: Future[None] | None = None
@@ -92,6 +91,7 @@ class JournalWriter:
             self._sync = self._syncer.submit(os.fdatasync, self._fd)
 
     def _write(self, parts: Sequence[Buffer]) -> None:
+        before = os.fstat(self._fd).st_size
         total = sum(len(part) for part in parts)
         try:
             written = os.writev(self._fd, parts)
@@ -99,10 +99,9 @@ class JournalWriter:
                 rest = memoryview(b"".join(parts))[written:]
                 while rest:
                     rest = rest[os.write(self._fd, rest) :]
-        except OSError:
-            os.ftruncate(self._fd, self._size)
+        except BaseException:  # Ctrl-C as well: half a record must not stay in the middle
+            os.ftruncate(self._fd, before)
             raise
-        self._size += total
 
 
 @dataclass(frozen=True)

@@ -52,17 +52,13 @@ class EpisodeWriter:
         self._schema: Schema | None = None
         self._last_time = 0
         self._open = True
+        self._folder = ""  # where it goes, once its end is journalled
         self.steps = 0
 
     @property
     def info(self) -> EpisodeInfo:
         """What is known of the episode so far."""
         return self._info
-
-    @property
-    def is_open(self) -> bool:
-        """Whether steps can still be appended."""
-        return self._open
 
     def amend(self, **changes: Any) -> None:
         """Change fields of the episode's information (not its id or outcome); a crash keeps the change."""
@@ -100,6 +96,8 @@ class EpisodeWriter:
     def finish(self, outcome: Outcome, final_observation: Mapping[str, Any] | None = None) -> str:
         """End the episode and make it visible to readers -> its id.
 
+        When it failed for want of room it may be called again; the first call's outcome stands.
+
         Raises:
             RoboprefError: the episode has no steps (it is dropped), the final observation does not fit, or the disk
                 is full (what was recorded stays safe in the journal).
@@ -131,13 +129,9 @@ class EpisodeWriter:
             self.close()
 
     def _end(self, folder: str, outcome: Outcome, final_observation: Mapping[str, Any] | None) -> str:
-        self._check_open()
-        if self._schema is None:
-            self._drop()
-            raise RoboprefError(f"the episode {self._info.episode_id} has no steps: there is nothing to keep.")
-        final = None if final_observation is None else self._checked_final(final_observation, self._schema)
-        self._write(Kind.END, end_payload(outcome, final, discarded=folder == "discarded"))
-        path = self._directory / folder / f"{self._info.episode_id}.safetensors"
+        if not (self._folder and self._open):
+            self._journal_end(folder, outcome, final_observation)
+        path = self._directory / self._folder / f"{self._info.episode_id}.safetensors"
         try:
             with mapped(self._journal.path) as data:
                 write_episode(path, data, read_journal(data))
@@ -146,6 +140,15 @@ class EpisodeWriter:
             raise write_error(error, path, self._safe()) from error
         self.close()
         return self._info.episode_id
+
+    def _journal_end(self, folder: str, outcome: Outcome, final_observation: Mapping[str, Any] | None) -> None:
+        self._check_open()
+        if self._schema is None or self.steps == 0:
+            self._drop()
+            raise RoboprefError(f"the episode {self._info.episode_id} has no steps: there is nothing to keep.")
+        final = None if final_observation is None else self._checked_final(final_observation, self._schema)
+        self._write(Kind.END, end_payload(outcome, final, discarded=folder == "discarded"))
+        self._folder = folder
 
     def _checked_final(self, observation: Mapping[str, Any], schema: Schema) -> list[Buffer]:
         columns = observation_columns(observation, OBSERVATION)
@@ -167,7 +170,7 @@ class EpisodeWriter:
         self.close()
 
     def _check_open(self) -> None:
-        if not self._open:
+        if not self._open or self._folder:
             raise RoboprefError(f"the episode {self._info.episode_id} is finished: begin another one.")
 
 
