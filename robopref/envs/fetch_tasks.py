@@ -135,7 +135,7 @@ class FetchTask(MujocoTask):
             observed, _ = self._sim.reset()
         # gymnasium-robotics moves the target's marker only when it renders.
         site = self._target_site
-        self.model.site_pos[site] += self._sim.goal - self.data.site_xpos[site]
+        self.model.site_pos[site] = self._sim.goal - self.data.xpos[self.model.site_bodyid[site]]
         mujoco.mj_forward(self.model, self.data)
         return _flat_state(observed)
 

@@ -6,7 +6,6 @@ reset puts back all that an episode changes and then lays out the scene from the
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import mujoco
@@ -21,6 +20,7 @@ from robopref.envs.mujoco_task import MujocoTask
 from robopref.protocols import Observation
 
 GOAL = slice(36, 39)
+"""Where the goal's x, y, z are in the state."""
 
 _LAYOUT_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 """The fields of the model that Meta-World's resets write into."""
@@ -51,7 +51,6 @@ class MetaWorldTask(MujocoTask):
         self._spec = spec
         self._sim = _make_simulation(task_name)
         self._pristine_model = {name: getattr(self._sim.model, name).copy() for name in _LAYOUT_FIELDS}
-        self._pristine_attributes = _copy_attributes(self._sim)
         low, high = (bound.astype(np.float32) for bound in (self._sim._HAND_SPACE.low, self._sim._HAND_SPACE.high))
         super().__init__(
             state_space=spaces.Box(-np.inf, np.inf, (39,), np.float32),
@@ -88,7 +87,6 @@ class MetaWorldTask(MujocoTask):
         sim = self._sim
         for name, values in self._pristine_model.items():
             getattr(sim.model, name)[:] = values
-        _restore_attributes(sim, self._pristine_attributes)
         sim.np_random = rng
         mujoco.mj_resetData(sim.model, sim.data)
         sim.reset_model()
@@ -117,24 +115,3 @@ def _make_simulation(task_name: str) -> Any:
     sim._partially_observable = False
     del sim.sawyer_observation_space  # cached while the goal was still hidden; recomputed with the goal's bounds
     return sim
-
-
-def _copy_attributes(sim: Any) -> dict[str, Any]:
-    """What ``sim`` remembers besides the physics, spaces and viewer."""
-    shared = {"model", "data", "mujoco_renderer", "_np_random", "_np_random_seed"}
-    return {
-        name: _copy_value(value)
-        for name, value in vars(sim).items()
-        if name not in shared and not isinstance(value, spaces.Space)
-    }
-
-
-def _restore_attributes(sim: Any, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
-        setattr(sim, name, _copy_value(value))
-
-
-def _copy_value(value: Any) -> Any:
-    """A deep copy, but the same object for a live view into the physics data."""
-    is_view = isinstance(value, np.ndarray) and not value.flags.owndata
-    return value if is_view else copy.deepcopy(value)
