@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from robopref.cli.console import console, progress_bar
-from robopref.cli.episodes import EpisodeJob, EpisodeSetup, default_workers, run_episodes
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
@@ -41,10 +41,12 @@ def run_collect(config: Collect) -> bool:
     from robopref.store.store import EpisodeStore
 
     load_policy(config.policy)  # a policy that cannot be loaded is said here, before anything is written
+    check_task(config.task)
+    seeds = episode_seeds("collect", config.seed, config.episodes)
     start_run(config.out, "collect", config, resume=config.resume)
     store = EpisodeStore.create_or_open(config.out)
     done = {store.info(i).seed for i in store.episode_ids()}
-    jobs = [EpisodeJob(s) for s in episode_seeds("collect", config.seed, config.episodes) if s not in done]
+    jobs = [EpisodeJob(s) for s in seeds if s not in done]
     setup = EpisodeSetup(
         role="collect",
         task=config.task,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robopref.cli.console import console, progress_bar
-from robopref.cli.episodes import EpisodeJob, EpisodeSetup, default_workers, run_episodes
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run
 from robopref.cli.seeds import episode_seeds
@@ -44,6 +44,10 @@ def run_demos(config: Demos) -> bool:
     """
     from robopref.store.store import EpisodeStore
 
+    for task in config.task:
+        check_task(task)
+    # A few spare seeds stand in for attempts that the expert fails.
+    candidates = episode_seeds("demos", config.seed, config.episodes + max(5, config.episodes // 2))
     start_run(config.out, "demos", config, resume=config.resume)
     store = EpisodeStore.create_or_open(config.out)
     for task in config.task:
@@ -56,8 +60,6 @@ def run_demos(config: Demos) -> bool:
             paraphrase=config.paraphrase,
         )
         done = {store.info(i).seed for i in store.episode_ids() if store.info(i).task == task}
-        # A few spare seeds stand in for attempts that the expert fails.
-        candidates = episode_seeds("demos", config.seed, config.episodes + max(5, config.episodes // 2))
         with graceful_interrupt() as interrupt, progress_bar(f"demonstrations: {task}", config.episodes) as progress:
             have = len(done)
             progress(have, config.episodes)

@@ -101,10 +101,11 @@ def _make_runner(setup: EpisodeSetup) -> EpisodeRunner:
 
 
 _worker: EpisodeRunner | None = None
+_worker_setup: EpisodeSetup | None = None
 
 
 def _start_worker(setup: EpisodeSetup, threads: int) -> None:
-    global _worker
+    global _worker_setup
     # Ctrl-C reaches the whole process group; the parent decides what is still to be finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -112,13 +113,29 @@ def _start_worker(setup: EpisodeSetup, threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    _worker = _make_runner(setup)
+    _worker_setup = setup
 
 
 def _run_in_worker(job: EpisodeJob) -> EpisodeResult:
+    global _worker
     if _worker is None:
-        raise RuntimeError("the worker process was not started by _start_worker")
+        if _worker_setup is None:
+            raise RuntimeError("the worker process was not started by _start_worker")
+        # Built with the first job, not in the initializer: an error there would break the pool without a reason.
+        _worker = _make_runner(_worker_setup)
     return _worker.run(job)
+
+
+def check_task(name: str) -> None:
+    """See that a task can be had, before anything is written.
+
+    Raises:
+        RoboprefError: no such task, or its factory does not work.
+    """
+    from robopref.envs.registry import TASKS, make_task
+
+    if name not in TASKS:  # a known name is taken at its word: making it would load a simulator here
+        make_task(name, image=False).close()
 
 
 def default_workers() -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from robopref.cli.console import console, progress_bar
-from robopref.cli.episodes import EpisodeJob, EpisodeSetup, default_workers, run_episodes
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
@@ -44,10 +44,11 @@ def run_evaluate(config: Evaluate) -> bool:
     from robopref.policies.registry import load_policy, policy_id
 
     policy = load_policy(config.policy)
+    check_task(config.task)
+    seeds = episode_seeds("evaluate", config.seed, config.episodes)
     start_run(config.out, "evaluate", config, resume=config.resume)
     results = read_results(config.out)
     done = {result.seed for result in results}
-    seeds = episode_seeds("evaluate", config.seed, config.episodes)
     filmed = set(seeds[: config.videos])
     jobs = [
         EpisodeJob(seed, config.out / "videos" / f"seed-{seed}.mp4" if seed in filmed else None)

@@ -82,7 +82,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="robopref",
         description="Refine robot policies with people in the loop.",
         args=argv,
-        config=(tyro.conf.OmitArgPrefixes,),
     )
     try:
         finished = _RUNNERS[type(command)](command)

@@ -14,6 +14,7 @@ from rich.table import Table
 from robopref.cli.collect import Collect, collection_summary, run_collect
 from robopref.cli.console import console
 from robopref.cli.demos import Demos, run_demos
+from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rate_json, rates_of, read_results, run_evaluate
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
@@ -50,6 +51,7 @@ class Quickstart:
 def run_quickstart(config: Quickstart) -> bool:
     """Run every stage that is not finished yet; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
     out, seed, workers = config.out, config.seed, config.workers
+    check_task(config.task)
     start_run(out, "quickstart", config, resume=config.resume)
     image = config.inputs == "image"
     stages: list[tuple[str, Callable[[], bool]]] = [

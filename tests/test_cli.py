@@ -1,0 +1,240 @@
+"""The commands end to end on the real simulator, with a state policy so that they are quick."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from robopref.cli.main import main
+from robopref.cli.seeds import episode_seeds
+from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor, Outcome
+
+TASK = "reach"
+
+
+def run(*arguments, expect=0):
+    """Run the command line in this process; returns its exit status."""
+    try:
+        main([str(a) for a in arguments])
+        status = 0
+    except SystemExit as exit_:
+        status = exit_.code or 0
+    assert status == expect, f"robopref {' '.join(map(str, arguments))} exited {status}"
+
+
+@pytest.fixture(scope="module")
+def loop(tmp_path_factory):
+    """Demonstrations, a barely trained policy, and interactions, made once with the commands."""
+    root = tmp_path_factory.mktemp("loop")
+    run("demos", "--out", root / "demos", "--task", TASK, "--episodes", 4, "--no-image", "--workers", 1)
+    run(
+        "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
+        "--steps", 40, "--batch-size", 32, "--wandb", "disabled",
+    )  # fmt: skip
+    run(
+        "collect", "--policy", root / "train", "--out", root / "interactions", "--task", TASK,
+        "--episodes", 4, "--no-image", "--workers", 1,
+    )  # fmt: skip
+    return root
+
+
+def refine_arguments(loop, out, *extra):
+    return (
+        "refine", "--policy", loop / "train", "--demos", loop / "demos", "--interactions", loop / "interactions",
+        "--out", out, "--steps", 20, "--batch-size", 16, "--wandb", "disabled", *extra,
+    )  # fmt: skip
+
+
+def test_demonstrations_are_recorded_with_seeds_and_varied_wording(loop):
+    store = EpisodeStore.open(loop / "demos")
+    infos = [store.info(i) for i in store.episode_ids()]
+    assert sorted(i.seed for i in infos) == episode_seeds("demos", 0, 4)
+    assert all(i.outcome is Outcome.SUCCESS for i in infos)
+    assert len({i.instruction for i in infos}) > 1
+    assert all((episode.actor == Actor.EXPERT).all() for episode in store)
+
+
+def test_interactions_hold_the_proposal_while_the_human_drives(loop):
+    human = [e for e in EpisodeStore.open(loop / "interactions") if (e.actor == Actor.HUMAN).any()]
+    assert human
+    for episode in human:
+        driven = episode.actor == Actor.HUMAN
+        assert np.isfinite(episode.policy_action).all()
+        np.testing.assert_array_equal(episode.action[driven], episode.human_action[driven])
+        assert (episode.action[~driven] == episode.policy_action[~driven]).all()
+        assert not np.allclose(episode.action[driven], episode.policy_action[driven])
+        assert episode.info.policy_id.startswith("compact-")
+        assert episode.info.extra["operator"]["stall_steps"] == 30
+    summary = json.loads((loop / "interactions" / "summary.json").read_text())
+    assert summary["takeovers"] >= len(human)
+
+
+def test_refinement_writes_a_loadable_policy_and_its_curves(loop, tmp_path):
+    run(*refine_arguments(loop, tmp_path / "apo"))
+    rows = [json.loads(line) for line in (tmp_path / "apo" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 20
+    assert {"loss", "rewards/margins", "kl", "weights/desirable", "shares/human", "action_l1/human"} <= set(rows[-1])
+    config = json.loads((tmp_path / "apo" / "config.json").read_text())
+    assert config["config"]["anchor_weight"] == 1.0
+    assert config["versions"]["torch"]
+    data = json.loads((tmp_path / "apo" / "data.json").read_text())
+    assert data["rule"]["window"] == 10
+    assert data["labels"]["UNDESIRABLE"] > 0
+    run(
+        "evaluate", "--policy", tmp_path / "apo", "--out", tmp_path / "e", "--task", TASK, "--episodes", 3,
+        "--workers", 1, "--videos", 1,
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert summary["result"]["success"]["n"] == 3
+    assert summary["seeds"]["evaluation"] == episode_seeds("evaluate", 0, 3)
+    assert len(list((tmp_path / "e" / "videos").glob("*.mp4"))) == 1
+
+
+def test_relabelling_changes_the_window_and_not_the_recordings(loop, tmp_path):
+    before = EpisodeStore.open(loop / "interactions").fingerprint()
+    run("relabel", "--data", loop / "interactions", "--window", 2)
+    run(*refine_arguments(loop, tmp_path / "two"))
+    run("relabel", "--data", loop / "interactions", "--window", 10)
+    run(*refine_arguments(loop, tmp_path / "ten"))
+    labels = [json.loads((tmp_path / n / "data.json").read_text())["labels"] for n in ("two", "ten")]
+    assert labels[0]["UNDESIRABLE"] < labels[1]["UNDESIRABLE"]
+    assert EpisodeStore.open(loop / "interactions").fingerprint() == before
+
+
+def test_episodes_do_not_depend_on_the_number_of_processes(loop, tmp_path):
+    for workers in (1, 2):
+        run(
+            "evaluate", "--policy", loop / "train", "--out", tmp_path / str(workers), "--task", TASK, "--episodes", 4,
+            "--workers", workers,
+        )  # fmt: skip
+    one, two = (
+        sorted((tmp_path / n / "episodes.jsonl").read_text().splitlines(), key=lambda x: json.loads(x)["seed"])
+        for n in ("1", "2")
+    )
+    assert one == two
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_was(loop, tmp_path):
+    arguments = ("evaluate", "--policy", loop / "train", "--out", tmp_path / "e", "--task", TASK, "--episodes", 4)
+    run(*arguments, "--workers", 1)
+    path = tmp_path / "e" / "episodes.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:2]) + lines[2][:15])  # as a crash would leave it
+    run(*arguments, "--workers", 1, expect=2)  # without --resume an earlier run is not touched
+    run(*arguments, "--workers", 1, "--resume")
+    assert path.read_text() == whole
+
+
+def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
+    command = [
+        sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(tmp_path / "d"), "--task", TASK,
+        "--episodes", "60", "--no-image", "--workers", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    episodes = tmp_path / "d" / "episodes"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (episodes.is_dir() and len(list(episodes.iterdir())) >= 3):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output.decode()
+    assert b"Traceback" not in output
+    store = EpisodeStore.open(tmp_path / "d")
+    had = len(store)
+    assert 3 <= had < 60
+    assert store.verify() == []
+    finished = subprocess.run([*command, "--resume"], capture_output=True, timeout=300, check=False)
+    assert finished.returncode == 0, finished.stderr.decode()
+    seeds = [EpisodeStore.open(tmp_path / "d").info(i).seed for i in EpisodeStore.open(tmp_path / "d").episode_ids()]
+    assert sorted(seeds) == episode_seeds("demos", 0, 60)
+
+
+# --- bad input: one clear line, exit status 2, nothing recorded touched
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("demos", "--task", "peg-insert"), "did you mean peg-insert-side"),
+        (("demos", "--task", "no_such_module:make"), "cannot be imported"),
+        (("demos", "--seed", "99999999"), "--seed runs from 0"),
+        (("evaluate", "--policy", "nowhere"), "no policy at nowhere"),
+        (("evaluate", "--policy", "no_such_module:make"), "cannot import"),
+        (("train", "--demos", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_get_one_clear_line(tmp_path, capsys, arguments, message):
+    run(*arguments, "--out", tmp_path / "out", expect=2)
+    error = capsys.readouterr().err.strip()
+    assert message in error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()  # so that the corrected command needs no clearing up
+
+
+def test_interactions_without_a_takeover_are_refused(loop, tmp_path, capsys):
+    arguments = list(refine_arguments(loop, tmp_path / "r"))
+    arguments[arguments.index("--interactions") + 1] = loop / "demos"
+    before = EpisodeStore.open(loop / "demos").fingerprint()
+    run(*arguments, expect=2)
+    assert "takeover" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    assert EpisodeStore.open(loop / "demos").fingerprint() == before
+
+
+def test_a_policy_of_another_action_size_is_refused(loop, tmp_path, capsys):
+    run(
+        "evaluate", "--policy", "test_cli:seven_dimensional_policy", "--out", tmp_path / "e", "--task", TASK,
+        "--episodes", 1, "--workers", 1, expect=2,
+    )  # fmt: skip
+    assert "7 dimensions" in capsys.readouterr().err
+
+
+def seven_dimensional_policy():
+    from robopref.policies.compact import CompactPolicy
+    from robopref.policies.compact_network import CompactArchitecture
+    from robopref.policies.normalization import NormStats
+
+    return CompactPolicy(
+        CompactArchitecture(inputs=("state",), action_size=7), NormStats([-1] * 7, [1] * 7, [True] * 7)
+    )
+
+
+def test_another_configuration_does_not_continue_a_run(loop, tmp_path, capsys):
+    run(*refine_arguments(loop, tmp_path / "r"))
+    run(*refine_arguments(loop, tmp_path / "r", "--resume", "--learning-rate", "1e-3"), expect=2)
+    assert "learning_rate" in capsys.readouterr().err
+
+
+def test_data_of_a_newer_version_are_left_alone(loop, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(loop / "interactions", tmp_path / "i")
+    path = tmp_path / "i" / "dataset.json"
+    text = json.loads(path.read_text())
+    path.write_text(json.dumps(text | {"schema_version": 999}))
+    files = {p: p.stat().st_mtime_ns for p in (tmp_path / "i").rglob("*")}
+    run("relabel", "--data", tmp_path / "i", expect=2)
+    assert "newer" in capsys.readouterr().err
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "i").rglob("*")} == files
+
+
+def test_help_is_quick_to_load():
+    heavy = "('torch', 'mujoco', 'wandb', 'matplotlib')"
+    code = f"import sys, robopref.cli.main; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_links_at_the_top_level_lead_into_the_package():
+    root = Path(__file__).parent.parent
+    for name in ("envs", "policies", "human_io"):
+        assert os.readlink(root / name) == f"robopref/{name}"
