@@ -104,7 +104,7 @@ class BalancedSampler:
         self._partners = np.full(len(labels), -1, dtype=np.int64)
         self._partners[ring] = np.roll(ring, -1)
         # Exact arithmetic: in floating point the rounding of step * size * share grows with the step.
-        fractions = [Fraction(share).limit_denominator(10**9) for share in shares]
+        fractions = [Fraction(float(share)).limit_denominator(10**9) for share in shares]
         denominator = math.lcm(*(f.denominator for f in fractions))
         self._units = [int(f * denominator) for f in fractions]
         self._drawn = [(0,) * len(BUCKETS)]

@@ -538,5 +538,5 @@ def test_a_preference_objective_without_a_reference(name: str) -> None:
 def test_unknown_objectives_and_settings() -> None:
     with pytest.raises(RoboprefError, match="no objective 'apoo': try apo"):
         get_objective("apoo")
-    with pytest.raises(RoboprefError, match="objective kto: .*variant"):
+    with pytest.raises(RoboprefError, match=r"objective kto: .*variant"):
         get_objective("kto", variant="default")
