@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from robopref.errors import RoboprefError
+from robopref.evaluation import statistics
 from robopref.evaluation.statistics import (
     Rate,
     bootstrap_ratio,
@@ -48,6 +49,29 @@ def test_the_paired_interval_covers_as_often_as_it_says():
         estimate = paired_bootstrap_difference(before, after, n_resamples=1000, seed=trial)
         covered += estimate.low <= 0.2 <= estimate.high
     assert 0.90 <= covered / 300 <= 0.985
+
+
+@pytest.mark.parametrize(("n", "discordant"), [(20, 0.1), (50, 0.04), (50, 0.1), (100, 0.3)])
+def test_without_an_effect_a_gain_is_rarely_claimed(n, discordant):
+    # Rare discordant pairs are where a percentile bootstrap could be too bold: its level is checked there.
+    rng, claimed, trials = np.random.default_rng(n), 0, 600
+    for trial in range(trials):
+        won, lost, _ = rng.multinomial(n, [discordant / 2, discordant / 2, 1 - discordant])
+        before, after = np.zeros(n), np.zeros(n)
+        after[:won] = before[won : won + lost] = 1
+        claimed += paired_bootstrap_difference(before, after, n_resamples=1000, seed=trial).low > 0
+    assert claimed / trials <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / trials)
+
+
+def test_a_bootstrap_in_parts_is_a_bootstrap(monkeypatch):
+    rng = np.random.default_rng(2)
+    before, after = rng.normal(size=30), rng.normal(0.5, size=30)
+    whole = paired_bootstrap_difference(before, after)
+    monkeypatch.setattr(statistics, "_DRAWS_AT_ONCE", 1000)  # 33 resamples at a time, the last part shorter
+    parts = paired_bootstrap_difference(before, after)
+    spread = np.std(after - before, ddof=0) / np.sqrt(30)  # of a resampled mean, in closed form
+    assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=0.1 * spread)
+    assert (whole.high - whole.low) / (2 * 1.96 * spread) == pytest.approx(1, abs=0.05)
 
 
 def test_pairing_by_seed_narrows_the_interval():
