@@ -528,6 +528,28 @@ def test_the_objective_is_the_function_with_its_settings(variant: str) -> None:
     assert objective.own_prefix_kl == (variant == "reference")
 
 
+@pytest.mark.parametrize("name", ["apo", "kto", "bc"])
+def test_objectives_average_over_the_ranks(name: str) -> None:
+    whole, halves = two_halves()
+
+    def loss(batch: Batch, reduce: Any = None) -> Tensor:
+        inputs = ObjectiveInputs(
+            policy_logps=batch.policy,
+            desirable=batch.desirable,
+            action_error=batch.error,
+            reference_logps=batch.reference,
+            policy_kl_logps=batch.policy_kl + 0.5,
+            reference_kl_logps=batch.reference_kl,
+            reduce=reduce,
+        )
+        return get_objective(name)(inputs).loss
+
+    parts = on_ranks(2, lambda rank, reduce: loss(halves[rank], reduce))
+    torch.testing.assert_close(torch.stack(parts).mean(), loss(whole))
+    alone = torch.stack([loss(half) for half in halves]).mean()
+    assert alone.item() != pytest.approx(loss(whole).item(), abs=1e-6)
+
+
 @pytest.mark.parametrize("name", ["apo", "kto"])
 def test_a_preference_objective_without_a_reference(name: str) -> None:
     inputs = ObjectiveInputs(GOOD.policy, GOOD.desirable, GOOD.error)
