@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from robopref.reporting.figures import Chart, drawing, to_svg, zero_line
@@ -88,6 +89,7 @@ def curve_figures(stage: str, rows: Sequence[Mapping[str, Any]]) -> list[Chart]:
                 finite = values[np.isfinite(values)]
                 told.append(f"{label} from {finite[0]:.3g} to {finite[-1]:.3g}")
             axes.set(xlabel="optimiser step", ylabel=unit)
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             if name in ("rewards", "margins", "kl"):
                 zero_line(axes, vertical=False)
             if len(found) > 1:
@@ -108,11 +110,9 @@ def shares_figure(labels: Mapping[str, int] | None, rows: Sequence[Mapping[str, 
     """What share each class has of the recorded steps and of the training batches; None when neither is known."""
     counts = {name.lower(): count for name, count in (labels or {}).items() if name.lower() in _LABEL_LOOKS}
     recorded = {name: 100 * count / sum(counts.values()) for name, count in counts.items() if sum(counts.values())}
-    batches = {}
-    for name in _LABEL_LOOKS:
-        logged = [row.get(f"shares/{name}") for row in rows]
-        if any(share is not None for share in logged):  # a batch without the class logs nothing
-            batches[name] = 100 * float(np.mean([share or 0.0 for share in logged]))
+    # A batch without a class logs nothing for it.
+    logged = {name: [row.get(f"shares/{name}") or 0.0 for row in rows] for name in _LABEL_LOOKS}
+    batches = {name: 100 * float(np.mean(shares)) for name, shares in logged.items() if any(map(any, logged.values()))}
     if not recorded and not batches:
         return None
     bars = [(recorded, "of the recorded steps", ""), (batches, "of the training batches", "////")]
@@ -146,7 +146,7 @@ def shares_figure(labels: Mapping[str, int] | None, rows: Sequence[Mapping[str, 
 def timeline_figure(attempts: Sequence[Attempt]) -> Chart:
     """Who drove when, a row per episode; the undesirable windows hatched under the band."""
     shown = attempts[:_MAX_ROWS]
-    with drawing(7.6, 0.95 + 0.19 * len(shown)) as figure:
+    with drawing(7.6, 1.0 + 0.19 * max(3, len(shown))) as figure:
         axes = figure.subplots()
         for y, attempt in enumerate(shown):
             start = 0
@@ -163,9 +163,7 @@ def timeline_figure(attempts: Sequence[Attempt]) -> Chart:
         longest = max(attempt.steps for attempt in shown)
         ticks = [i for i in range(len(shown)) if i == 0 or (i + 1) % 5 == 0]
         axes.set_yticks([-i for i in ticks], [str(i + 1) for i in ticks])
-        axes.set(
-            xlim=(0, 1.1 * longest), ylim=(-len(shown) + 0.4, 0.6), xlabel="control step", ylabel="deployment episode"
-        )
+        axes.set(xlim=(0, 1.1 * longest), ylim=(-len(shown) + 0.4, 0.6), xlabel="control step", ylabel="episode")
         axes.grid(axis="y", visible=False)
         drove = [a for a in Actor if any(actor == a for attempt in shown for actor, _ in attempt.actors)]
         handles = [Patch(facecolor=ACTOR_COLORS[a], label=ACTOR_NAMES[a]) for a in drove]
