@@ -26,7 +26,7 @@ LOSS = pytest.mark.parametrize("loss", [apo, kto])
 
 @LOSS
 def test_it_counts_the_tokens_that_are_there(loss: Loss) -> None:
-    # A stop column that no policy has, a shorter row, and a token of which only the policy is certain: 6 nats, 4 tokens.
+    # A stop column that no policy has, a shorter row, a token of which only the policy is certain: 6 nats, 4 tokens.
     policy = torch.tensor([[-1.0, -2.0, 0.0, 0.0], [-9.0, -9.0, -9.0, 0.0], [-3.0, 0.0, 0.0, 0.0]])
     reference = torch.tensor([[-1.0, -1.0, -0.5, 0.0], [-9.0, -9.0, -9.0, 0.0], [-1.0, 0.0, 0.0, 0.0]])
     out = loss(policy, reference, torch.tensor([True, False, True]))
