@@ -63,6 +63,26 @@ def test_without_an_effect_a_gain_is_rarely_claimed(n, discordant):
     assert claimed / trials <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / trials)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 13, 19])
+def test_few_pairs_never_claim_more_than_the_exact_test(n):
+    for won in range(n + 1):
+        for lost in range(n + 1 - won):
+            before, after = np.zeros(n), np.zeros(n)
+            after[:won] = before[won : won + lost] = 1
+            estimate = paired_bootstrap_difference(before, after, n_resamples=500)
+            assert estimate.low <= estimate.value <= estimate.high
+            if estimate.low > 0 or estimate.high < 0:
+                assert stats.binomtest(won, won + lost).pvalue <= 0.05
+
+
+def test_few_pairs_can_claim_something():
+    # six wins in six pairs: two-sided p = 2 / 64; five in five: 2 / 32
+    assert paired_bootstrap_difference([0] * 6, [1] * 6).low > 0
+    assert paired_bootstrap_difference([0] * 5, [1] * 5).low < 0
+    assert paired_bootstrap_difference([0] * 6 + [1] * 3, [1] * 9).low > 0
+    assert paired_bootstrap_difference([0] * 5 + [1] * 3, [1] * 8).low == 0
+
+
 def test_a_bootstrap_in_parts_is_a_bootstrap(monkeypatch):
     rng = np.random.default_rng(2)
     before, after = rng.normal(size=30), rng.normal(0.5, size=30)
@@ -91,7 +111,8 @@ def test_without_discordant_pairs_the_interval_is_not_a_point():
     assert (same.low, same.high) == pytest.approx((-0.16843, 0.16843), abs=1e-5)
     flipped = paired_bootstrap_difference([0] * 20, [1] * 20)
     assert (flipped.value, flipped.high) == (1, 1)
-    assert flipped.low == pytest.approx(0.83157, abs=1e-5)
+    assert flipped.low == pytest.approx(1 - 2 * 0.16843, abs=2e-5)  # the other pairs could all be lost
+    assert paired_bootstrap_difference([1] * 20, [0] * 20).high == pytest.approx(-flipped.low)
 
 
 def test_unpaired_lengths_are_refused():
