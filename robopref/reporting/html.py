@@ -97,9 +97,9 @@ def report_contents(results: RunResults) -> dict[str, Any]:
 def verdict(measure: str, difference: Estimate) -> dict[str, str]:
     """What a paired interval (after minus before) supports: ``kind`` better, worse or open, and the sentence."""
     title = _TITLES[measure].lower()
-    interval = f"{difference_text(difference)} points (paired by seed, 95 % interval, n = {difference.n})".replace(
-        "-", "−"
-    )
+    told = difference_text(difference).replace("-", "−")
+    # No-break spaces keep "n = 50" and "95 %" on one line.
+    interval = f"{told} points (paired by seed, 95\u00a0% interval, n\u00a0=\u00a0{difference.n})"
     if difference.low <= 0 <= difference.high:
         reach = max(abs(difference.low), abs(difference.high))
         text = (

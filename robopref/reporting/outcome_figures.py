@@ -18,7 +18,7 @@ from robopref.reporting.figures import (
     to_svg,
     zero_line,
 )
-from robopref.reporting.palette import BLACK, BLUE, SKY_BLUE, VERMILLION
+from robopref.reporting.palette import BLACK, BLUE, LIGHT_GREY, SKY_BLUE, VERMILLION
 from robopref.reporting.results import MEASURES, EvaluatedEpisode
 
 MEASURE_NAMES = {"success": "success", "intervention_rate": "intervention"}
@@ -99,7 +99,7 @@ def paired_figure(outcomes: Mapping[str, Sequence[int]]) -> Chart:
         "solved both times": (SKY_BLUE, "", BLACK),
         "won": (BLUE, "", "white"),
         "lost": (VERMILLION, "///", BLACK),
-        "failed both times": ("#DDDDDD", "", BLACK),
+        "failed both times": (LIGHT_GREY, "", BLACK),
     }
     total = sum(map(len, outcomes.values()))
     with drawing(7.6, 1.45) as figure:
@@ -111,7 +111,7 @@ def paired_figure(outcomes: Mapping[str, Sequence[int]]) -> Chart:
                 0, len(seeds), left=left, color=color, hatch=hatch, edgecolor="white", label=f"{kind}: {len(seeds)}"
             )
             if len(seeds) >= 0.04 * total:
-                ground = {"facecolor": color, "edgecolor": "none", "pad": 1.5}
+                ground = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
                 axes.text(
                     left + len(seeds) / 2, 0, str(len(seeds)), ha="center", va="center", color=ink, weight="bold",
                     bbox=ground if hatch else None,

@@ -13,8 +13,9 @@ BLUE = "#0072B2"
 VERMILLION = "#D55E00"
 PURPLE = "#CC79A7"
 GREY = "#999999"
+LIGHT_GREY = "#DDDDDD"  # lighter than every colour above but yellow: told apart from orange in grey, too
 
-ACTOR_COLORS = {Actor.EXPERT: GREEN, Actor.POLICY: BLUE, Actor.HUMAN: ORANGE, Actor.HOLD: GREY}
+ACTOR_COLORS = {Actor.EXPERT: GREEN, Actor.POLICY: BLUE, Actor.HUMAN: ORANGE, Actor.HOLD: LIGHT_GREY}
 ACTOR_NAMES = {Actor.EXPERT: "expert", Actor.POLICY: "policy", Actor.HUMAN: "operator", Actor.HOLD: "hold"}
 
 
