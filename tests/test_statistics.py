@@ -129,6 +129,20 @@ def test_a_ratio_over_episodes_weighs_long_episodes_more():
     assert estimate.high == pytest.approx(0.1)
 
 
+def test_a_share_that_never_varied_is_not_certain():
+    nobody = bootstrap_ratio([0] * 10, [50] * 10)
+    clopper_pearson = stats.binomtest(0, 10).proportion_ci(method="exact")
+    assert (nobody.low, nobody.high) == pytest.approx((0, clopper_pearson.high))
+    once = bootstrap_ratio([20], [50])
+    assert once.low == pytest.approx(0.4 * 0.025)
+    assert once.high == pytest.approx(1 - 0.6 * 0.025)
+    for wrong in (([1.0], [0.0]), ([np.nan], [1.0]), ([1.0, 2.0], [1.0]), ([], [])):
+        with pytest.raises(RoboprefError, match="as many"):
+            bootstrap_ratio(*wrong)
+    counts = bootstrap_ratio([3, 3], [1, 1])  # takeovers in an episode: no share, nothing bounds the others
+    assert (counts.low, counts.high) == (3, 3)
+
+
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=60))
 def test_the_interquartile_mean_is_scipys_trimmed_mean(values):
     assert interquartile_mean(values) == pytest.approx(stats.trim_mean(values, 0.25), abs=1e-9)

@@ -105,15 +105,18 @@ def paired_bootstrap_difference(
         raise RoboprefError("a paired difference needs finite results.")
     _check_confidence(confidence)
     difference = second - first
-    value, n, alpha = float(difference.mean()), len(difference), 1 - confidence
+    value, n = float(difference.mean()), len(difference)
     binary = set(np.unique(np.concatenate([first, second]))) <= {0.0, 1.0}
     if np.ptp(difference) == 0:
-        margin = (1 + abs(value)) * (1 - (alpha / 2) ** (1 / n)) if binary else 0.0
-        low, high = value - margin, value + margin
-        return Estimate(value, max(-1.0, low), min(1.0, high), n) if binary else Estimate(value, low, high, n)
+        if not binary:
+            return Estimate(value, value, value, n)
+        margin = (1 + abs(value)) * _unseen_probability(n, confidence)
+        return Estimate(value, max(-1.0, value - margin), min(1.0, value + margin), n)
     low, high = _percentiles(_bootstrap(np.mean, difference, n_resamples, seed), confidence)
-    if binary and n < _FEW_PAIRS and _sign_test(int((difference > 0).sum()), int((difference < 0).sum())) > alpha:
-        low, high = min(low, 0.0), max(high, 0.0)
+    if binary and n < _FEW_PAIRS:
+        exact = _sign_test(won=int((difference > 0).sum()), lost=int((difference < 0).sum()))
+        if exact > 1 - confidence:
+            low, high = min(low, 0.0), max(high, 0.0)
     return Estimate(value, low, high, n)
 
 
@@ -127,19 +130,32 @@ def bootstrap_ratio(
 ) -> Estimate:
     """Sum over sum of two per-episode counts [n] (human steps over steps, say), bootstrap over episodes.
 
-    Steps of one episode are not independent; episodes are.
+    Steps of one episode are not independent; episodes are. When all episodes have the same ratio the bootstrap's
+    interval is a point. A share (no numerator above its denominator) is then widened by what n such episodes cannot
+    rule out, as a paired difference is: others, of share 0 or 1 and like length, with a probability of up to m.
 
     Raises:
-        RoboprefError: lengths that differ, no episodes, or a denominator that is not positive.
+        RoboprefError: lengths that differ, no episodes, a denominator that is not positive, or a numerator that is not finite.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
-    if top.ndim != 1 or top.shape != bottom.shape or len(top) == 0 or not (bottom > 0).all():
-        raise RoboprefError("a ratio over episodes needs as many numerators as denominators, and these positive.")
+    if (
+        top.ndim != 1
+        or top.shape != bottom.shape
+        or len(top) == 0
+        or not (np.isfinite(top).all() and (bottom > 0).all())
+    ):
+        raise RoboprefError(
+            "a ratio over episodes needs as many finite numerators as denominators, and these positive."
+        )
     _check_confidence(confidence)
+    value, n = float(top.sum() / bottom.sum()), len(top)
+    if np.ptp(top / bottom) == 0 and (top >= 0).all() and (top <= bottom).all():
+        other = _unseen_probability(n, confidence)
+        return Estimate(value, value - other * value, value + other * (1 - value), n)
     pairs = np.stack([top, bottom], axis=1)
     ratios = _bootstrap(lambda x, axis: x[..., 0].sum(axis) / x[..., 1].sum(axis), pairs, n_resamples, seed)
     low, high = _percentiles(ratios, confidence)
-    return Estimate(float(top.sum() / bottom.sum()), low, high, len(top))
+    return Estimate(value, low, high, n)
 
 
 def interquartile_mean(scores: ArrayLike) -> float:
@@ -206,6 +222,11 @@ def probability_of_improvement(
     ]
     low, high = _percentiles(np.array(resampled), confidence)
     return Estimate(probability(ours, theirs), low, high, ours.size)
+
+
+def _unseen_probability(n: int, confidence: float) -> float:
+    """The largest probability of something never seen in n tries that the two-sided Clopper-Pearson interval holds."""
+    return float(1 - ((1 - confidence) / 2) ** (1 / n))
 
 
 def _sign_test(won: int, lost: int) -> float:
