@@ -135,7 +135,7 @@ def bootstrap_ratio(
     rule out, as a paired difference is: others, of share 0 or 1 and like length, with a probability of up to m.
 
     Raises:
-        RoboprefError: lengths that differ, no episodes, a denominator that is not positive, or a numerator that is not finite.
+        RoboprefError: lengths that differ, no episodes, a denominator that is not positive, or an infinite numerator.
     """
     top, bottom = np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64)
     if (
