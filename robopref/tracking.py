@@ -17,6 +17,7 @@ from typing import Any, Literal, cast, get_args
 from robopref.errors import RoboprefError
 
 METRICS_FILE = "metrics.jsonl"
+_SUMMARY_FILE = "tracked.json"
 Mode = Literal["online", "offline", "disabled"]
 
 
@@ -58,6 +59,8 @@ class Tracker:
         path = self._directory / METRICS_FILE
         _keep_until(path, resume_step)
         self._file = path.open("a", encoding="utf-8")
+        if resume_step == 0:
+            (self._directory / _SUMMARY_FILE).unlink(missing_ok=True)
         self._step = resume_step
         self._run: Any = None
         if self.wandb_mode != "disabled":
@@ -109,7 +112,7 @@ class Tracker:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Keep the run's results, JSON-compatible values (NaN allowed); a later call adds to an earlier one."""
-        path = self._directory / "tracked.json"
+        path = self._directory / _SUMMARY_FILE
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         temporary = path.with_name(f".{path.name}.tmp")
         temporary.write_text(json.dumps(_finite(kept | dict(values)), indent=2, allow_nan=False) + "\n", "utf-8")
@@ -154,7 +157,9 @@ class Tracker:
             dir=str(self._directory),
             mode=self.wandb_mode,
             reinit="create_new",  # the run of whoever uses this library stays open beside ours
-            settings=wandb.Settings(silent=True, quiet=True, console="off", disable_git=True, disable_code=True),
+            settings=wandb.Settings(
+                silent=True, quiet=True, console="off", disable_git=True, disable_code=True, init_timeout=30
+            ),
         )
 
     def _to_wandb(self, row: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]]) -> None:

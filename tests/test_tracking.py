@@ -145,6 +145,8 @@ def test_a_run_from_the_start_begins_the_file_anew(tmp_path: Path) -> None:
     for value in (1.0, 2.0):
         with Tracker(tmp_path, name="x", config={}, wandb_mode="disabled") as tracker:
             tracker.log({"loss": value}, 0)
+            tracker.summary({f"best_{value}": value})
+    assert json.loads((tmp_path / "tracked.json").read_text()) == {"best_2.0": 2.0}
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0, "loss": 2.0}]
 
 
