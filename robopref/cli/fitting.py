@@ -16,7 +16,6 @@ from robopref.cli.console import console, progress_bar
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import to_json
 from robopref.errors import RoboprefError
-from robopref.labeling import LabelingRule
 from robopref.objectives.base import Objective
 from robopref.sampling import BalancedSampler
 from robopref.store.store import EpisodeStore
@@ -100,14 +99,11 @@ def fit(
         )
         if trainer.resume():
             console.print(f"going on from step {trainer.step}")
+        if not accelerator.is_main_process:  # one process keeps the numbers
+            return trainer.run()
         with Tracker(out, name=title, config=settings, wandb_mode=wandb, resume_step=trainer.step) as tracker:
             trainer.log = tracker.log
             finished = trainer.run()
-    if finished and accelerator.is_main_process:
+    if finished:
         policy.save(out / "policy")
     return finished
-
-
-def demonstration_labels(episodes: Sequence[Episode], rule: LabelingRule) -> list[NDArray[Any]]:
-    """The labels of every episode under one rule."""
-    return [rule.apply(episode) for episode in episodes]

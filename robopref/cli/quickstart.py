@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
 from robopref.cli.run_directory import read_json, start_run, versions, write_json
 from robopref.cli.train import Train, run_train
+from robopref.human_io.scripted import ScriptedOperatorConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,13 @@ class Quickstart:
     train_steps: int = 600
     refine_steps: int = 600
     batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Of the refinement."""
     objective: Literal["apo", "kto", "bc"] = "apo"
+    include_policy_steps: Literal["none", "autonomous_success"] = "none"
+    """Policy steps that the refinement learns from like demonstrations."""
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    """Who watches the deployment and both evaluations."""
     videos: int = 2
     """Evaluation episodes to film, before and after."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -85,6 +92,7 @@ def run_quickstart(config: Quickstart) -> bool:
                     out / "interactions",
                     config.task,
                     config.episodes,
+                    config.operator,
                     image=image,
                     seed=seed,
                     workers=workers,
@@ -102,6 +110,8 @@ def run_quickstart(config: Quickstart) -> bool:
                     (out / "interactions",),
                     out / "refine",
                     config.objective,
+                    include_policy_steps=config.include_policy_steps,
+                    learning_rate=config.learning_rate,
                     steps=config.refine_steps,
                     batch_size=config.batch_size,
                     wandb=config.wandb,
@@ -142,6 +152,7 @@ def _evaluation(config: Quickstart, name: str, policy: Path) -> Evaluate:
         config.out / name,
         config.task,
         config.evaluation_episodes,
+        config.operator,
         videos=config.videos,
         seed=config.seed,
         workers=config.workers,

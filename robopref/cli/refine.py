@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,14 +28,14 @@ class Refine:
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
     window: int | None = None
     """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10."""
-    include_policy_steps: Literal["none", "autonomous_success"] = "none"
-    """Policy steps that are learned from like demonstrations."""
+    include_policy_steps: Literal["none", "autonomous_success"] | None = None
+    """Policy steps that are learned from like demonstrations; unset takes what was stored, else none."""
     beta: float = 0.1
     anchor_weight: float = 1.0
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
     steps: int = 1000
     batch_size: int = 128
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     image_shift: int = 4
     device: Literal["auto", "cpu"] = "auto"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -52,7 +52,6 @@ def run_refine(config: Refine) -> bool:
     """
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
-    from robopref.labeling import LabelingRule
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy
     from robopref.training.trainer import TrainerConfig
@@ -68,9 +67,10 @@ def run_refine(config: Refine) -> bool:
         )
     data = load_episodes([*config.demos, *config.interactions])
     rule = stored_rule(config.interactions)
-    rule = LabelingRule(
+    rule = replace(
+        rule,
         window=rule.window if config.window is None else config.window,
-        include_policy_steps=config.include_policy_steps,
+        include_policy_steps=config.include_policy_steps or rule.include_policy_steps,
     )
     labels = [rule.apply(episode) for episode in data.episodes]
     start_run(config.out, "refine", config, resume=config.resume)

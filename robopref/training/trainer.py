@@ -178,7 +178,9 @@ class Trainer:
         tokens = torch.as_tensor(samples.tokens, device=device)
         partner = None
         if self.objective.needs_reference:
-            partner = torch.as_tensor(self.dataset.tokens[self.sampler.partner(indices)], device=device)
+            # The public trainer's a' is the next row of the batch; ours does not depend on the batch (methods of APO).
+            partners = np.roll(indices, -1) if self.objective.own_prefix_kl else self.sampler.partner(indices)
+            partner = torch.as_tensor(self.dataset.tokens[partners], device=device)
         arguments = (samples.observations, samples.instructions, tokens, partner, self.objective.own_prefix_kl)
         with self.accelerator.autocast():
             outputs = self.forward(*arguments)
