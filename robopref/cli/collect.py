@@ -21,7 +21,7 @@ class Collect:
     """A checkpoint directory, a training run's directory, or module:factory."""
     out: Path
     """The data directory to write."""
-    task: str = "drawer-open"
+    task: str = "button-press"
     episodes: int = 40
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     image: bool = True

@@ -19,7 +19,7 @@ class Demos:
 
     out: Path
     """The data directory to write."""
-    task: tuple[str, ...] = ("drawer-open",)
+    task: tuple[str, ...] = ("button-press",)
     """Task names, or module:factory."""
     episodes: int = 20
     """Successful demonstrations of each task."""

@@ -25,7 +25,7 @@ class Evaluate:
     policy: str
     """A checkpoint directory, a training run's directory, or module:factory."""
     out: Path
-    task: str = "drawer-open"
+    task: str = "button-press"
     episodes: int = 50
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     """Who watches; an intervention is counted where this operator would first have taken over."""

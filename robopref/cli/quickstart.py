@@ -28,23 +28,23 @@ class Quickstart:
     """Demonstrations, a cloned policy, deployment with takeovers, APO refinement, evaluation, report: one command."""
 
     out: Path = Path("runs/quickstart")
-    task: str = "drawer-open"
+    task: str = "button-press"
     inputs: Literal["image", "state"] = "image"
     """What the policy sees: camera image and proprioception, or the privileged state."""
-    demos: int = 10
+    demos: int = 3
     """Expert demonstrations."""
-    episodes: int = 30
+    episodes: int = 80
     """Deployment episodes under the operator."""
-    evaluation_episodes: int = 50
-    train_steps: int = 600
-    refine_steps: int = 600
-    batch_size: int = 128
+    evaluation_episodes: int = 60
+    train_steps: int = 400
+    refine_steps: int = 1000
+    batch_size: int = 64
     learning_rate: float = 1e-3
     """Of the refinement."""
     objective: Literal["apo", "kto", "bc"] = "apo"
-    include_policy_steps: Literal["none", "autonomous_success"] = "none"
-    """Policy steps that the refinement learns from like demonstrations."""
-    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
+    """Policy steps that the refinement learns from like demonstrations: those of its unaided successes, or none."""
+    operator: ScriptedOperatorConfig = field(default_factory=lambda: ScriptedOperatorConfig(recovery=0.2))
     """Who watches the deployment and both evaluations."""
     videos: int = 2
     """Evaluation episodes to film, before and after."""
@@ -187,6 +187,7 @@ def summarize(config: Quickstart, timing: dict[str, float]) -> dict[str, Any]:
         "seeds": {"run": config.seed, "training": config.seed, "evaluation": [r.seed for r in after]},
         "labels": labels["labels"],
         "data": {
+            "operator": "scripted",
             "demonstrations": config.demos,
             "episodes": collected["episodes"],
             "takeovers": collected["takeovers"],
