@@ -89,12 +89,16 @@ def test_refinement_writes_a_loadable_policy_and_its_curves(loop, tmp_path):
     assert data["labels"]["UNDESIRABLE"] > 0
     run(
         "evaluate", "--policy", tmp_path / "apo", "--out", tmp_path / "e", "--task", TASK, "--episodes", 3,
-        "--workers", 1, "--videos", 1,
+        "--workers", 1, "--videos", 1, "--wandb", "offline",
     )  # fmt: skip
     summary = json.loads((tmp_path / "e" / "summary.json").read_text())
     assert summary["result"]["success"]["n"] == 3
     assert summary["seeds"]["evaluation"] == episode_seeds("evaluate", 0, 3)
     assert len(list((tmp_path / "e" / "videos").glob("*.mp4"))) == 1
+    tracked = json.loads((tmp_path / "e" / "metrics.jsonl").read_text())
+    assert tracked["success/low"] <= tracked["success/value"] <= tracked["success/high"]
+    assert len((tmp_path / "e" / "tables" / "episodes.csv").read_text().splitlines()) == 1 + 3
+    assert list((tmp_path / "e" / "wandb").glob("offline-run-*/*.wandb"))
 
 
 def test_relabelling_changes_the_window_and_not_the_recordings(loop, tmp_path):
@@ -112,7 +116,7 @@ def test_episodes_do_not_depend_on_the_number_of_processes(loop, tmp_path):
     for workers in (1, 2):
         run(
             "evaluate", "--policy", loop / "train", "--out", tmp_path / str(workers), "--task", TASK, "--episodes", 4,
-            "--workers", workers,
+            "--workers", workers, "--wandb", "disabled",
         )  # fmt: skip
     one, two = (
         sorted((tmp_path / n / "episodes.jsonl").read_text().splitlines(), key=lambda x: json.loads(x)["seed"])
@@ -122,7 +126,19 @@ def test_episodes_do_not_depend_on_the_number_of_processes(loop, tmp_path):
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_was(loop, tmp_path):
-    arguments = ("evaluate", "--policy", loop / "train", "--out", tmp_path / "e", "--task", TASK, "--episodes", 4)
+    arguments = (
+        "evaluate",
+        "--policy",
+        loop / "train",
+        "--out",
+        tmp_path / "e",
+        "--task",
+        TASK,
+        "--episodes",
+        4,
+        "--wandb",
+        "disabled",
+    )
     run(*arguments, "--workers", 1)
     path = tmp_path / "e" / "episodes.jsonl"
     whole = path.read_text()

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from robopref.cli.console import console, progress_bar
 from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
-from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
 from robopref.evaluation.rollouts import EpisodeResult
@@ -32,6 +32,7 @@ class Evaluate:
     image_size: int = 84
     videos: int = 0
     """Film the first so many episodes."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
     workers: int = 0
     """Processes; 0 takes one per core, four at most."""
@@ -79,17 +80,38 @@ def run_evaluate(config: Evaluate) -> bool:
         console.print(f"stopped after {len(results)} of {config.episodes} episodes; --resume goes on")
         return False
     rates = rates_of(results)
-    write_json(
-        config.out / "summary.json",
-        {
-            "task": config.task,
-            "policy_id": policy_id(config.policy),
-            "result": {name: rate_json(rate) for name, rate in rates.items()},
-            "seeds": {"evaluation": seeds},
-        },
-    )
+    summary = {
+        "task": config.task,
+        "policy_id": policy_id(config.policy),
+        "result": {name: rate_json(rate) for name, rate in rates.items()},
+        "seeds": {"evaluation": seeds},
+        "versions": versions(),
+    }
+    write_json(config.out / "summary.json", summary)
+    _track(config, summary, results)
     console.print(f"success {rates['success']}; an operator would have stepped in: {rates['intervention_rate']}")
     return True
+
+
+def _track(config: Evaluate, summary: dict[str, Any], results: Sequence[EpisodeResult]) -> None:
+    """Rates with their intervals, a table of the episodes, and the films, as files and in W&B."""
+    from robopref.tracking import Tracker
+
+    mode = None if config.wandb == "auto" else config.wandb
+    with Tracker(config.out, name=f"evaluate {config.task}", config=to_json(config), wandb_mode=mode) as tracker:
+        tracker.log(
+            {
+                f"{name}/{key}": rate[key]
+                for name, rate in summary["result"].items()
+                for key in ("value", "low", "high")
+            },
+            step=1,
+        )
+        rows = [result.to_json() for result in results]
+        tracker.log_table("episodes", list(rows[0]), [list(row.values()) for row in rows])
+        for film in sorted((config.out / "videos").glob("*.mp4")):
+            tracker.log_video(film.stem, film)
+        tracker.summary(summary["result"])
 
 
 def read_results(directory: Path) -> list[EpisodeResult]:

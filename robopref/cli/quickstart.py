@@ -154,6 +154,7 @@ def _evaluation(config: Quickstart, name: str, policy: Path) -> Evaluate:
         config.evaluation_episodes,
         config.operator,
         videos=config.videos,
+        wandb=config.wandb,
         seed=config.seed,
         workers=config.workers,
         resume=True,
@@ -174,6 +175,7 @@ def summarize(config: Quickstart, timing: dict[str, float]) -> dict[str, Any]:
     labels = read_json(out / "refine" / "data.json")
     return {
         "task": config.task,
+        "instruction": _instruction(out / "demos"),
         "method": config.objective,
         "before": {name: rate_json(rate) for name, rate in rates_of(before).items()},
         "after": {name: rate_json(rate) for name, rate in rates_of(after).items()},
@@ -197,6 +199,13 @@ def summarize(config: Quickstart, timing: dict[str, float]) -> dict[str, Any]:
         "timing": timing,
         "versions": versions(),
     }
+
+
+def _instruction(demos: Path) -> str:
+    from robopref.store.store import EpisodeStore
+
+    store = EpisodeStore.open(demos)
+    return store.info(store.episode_ids()[0]).instruction
 
 
 def _tell_report(config: Quickstart) -> None:
