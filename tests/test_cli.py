@@ -14,7 +14,7 @@ import pytest
 from robopref.cli.main import main
 from robopref.cli.seeds import episode_seeds
 from robopref.store.store import EpisodeStore
-from robopref.trajectory import Actor, Outcome
+from robopref.trajectory import Actor, Outcome, Step
 
 TASK = "reach"
 
@@ -226,8 +226,59 @@ def seven_dimensional_policy():
 
 def test_another_configuration_does_not_continue_a_run(loop, tmp_path, capsys):
     run(*refine_arguments(loop, tmp_path / "r"))
-    run(*refine_arguments(loop, tmp_path / "r", "--resume", "--learning-rate", "1e-3"), expect=2)
+    run(*refine_arguments(loop, tmp_path / "r", "--resume", "--learning-rate", "2e-3"), expect=2)
     assert "learning_rate" in capsys.readouterr().err
+
+
+def test_another_policy_at_the_same_path_does_not_continue_an_evaluation(loop, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(loop / "train" / "policy", tmp_path / "p")
+    arguments = (
+        "evaluate", "--policy", tmp_path / "p", "--out", tmp_path / "e", "--task", TASK, "--episodes", 2,
+        "--workers", 1, "--wandb", "disabled",
+    )  # fmt: skip
+    run(*arguments)
+    from robopref.policies.registry import load_policy
+
+    policy = load_policy(tmp_path / "p")
+    policy.network.head_bias.data.add_(1.0)
+    policy.network.head_bias.data[0, 0] += 1.0
+    policy.save(tmp_path / "p")
+    run(*arguments, "--resume", expect=2)
+    assert "policy_id" in capsys.readouterr().err
+
+
+def test_a_demonstration_that_was_cut_off_is_kept_but_neither_counted_nor_learned_from(tmp_path, capsys):
+    arguments = ("demos", "--out", tmp_path / "d", "--task", TASK, "--episodes", 3, "--no-image", "--workers", 1)
+    run(*arguments)
+    store = EpisodeStore.open(tmp_path / "d")
+    whole = store.read(store.episode_ids()[-1])
+    path = next((tmp_path / "d" / "episodes").glob(f"{whole.info.episode_id}*"))
+    info = whole.info
+    path.unlink()
+    with EpisodeStore.create_or_open(tmp_path / "d").begin(info) as writer:  # as a recovered journal would look
+        for t in range(5):
+            writer.append(Step({k: v[t] for k, v in whole.observation.items()}, whole.action[t], Actor.EXPERT))
+        writer.finish(Outcome.ABORTED)
+    run(*arguments, "--resume")
+    outcomes = [e.info.outcome for e in EpisodeStore.open(tmp_path / "d")]
+    assert outcomes.count(Outcome.SUCCESS) == 3
+    assert outcomes.count(Outcome.ABORTED) == 1
+    run(
+        "train", "--demos", tmp_path / "d", "--out", tmp_path / "t", "--inputs", "state", "--steps", 2,
+        "--batch-size", 8, "--wandb", "disabled",
+    )  # fmt: skip
+    assert json.loads((tmp_path / "t" / "data.json").read_text())["episodes"] == 3
+
+
+def test_wrong_settings_do_not_claim_the_output_directory(loop, tmp_path, capsys):
+    run(*refine_arguments(loop, tmp_path / "r", "--window", 0), expect=2)
+    assert "UNDESIRABLE" in capsys.readouterr().err
+    run("train", "--demos", loop / "demos", "--out", tmp_path / "r", expect=2)  # no images were recorded
+    assert "lacks the observation 'image'" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    run(*refine_arguments(loop, tmp_path / "r"))
 
 
 def test_data_of_a_newer_version_are_left_alone(loop, tmp_path, capsys):

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from robopref.cli.console import console, progress_bar
-from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, image_size_of, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.trajectory import Actor, Outcome, takeover_count
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Collect:
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     image: bool = True
     """Render and record camera images (a state policy does without)."""
-    image_size: int = 84
+    image_size: int | None = None
+    """Pixels a side; unset takes what the policy reads."""
     paraphrase: bool = True
     seed: int = 0
     workers: int = 0
@@ -40,18 +42,21 @@ def run_collect(config: Collect) -> bool:
     from robopref.policies.registry import load_policy, policy_id
     from robopref.store.store import EpisodeStore
 
-    load_policy(config.policy)  # a policy that cannot be loaded is said here, before anything is written
+    policy = load_policy(config.policy)  # what cannot be loaded is said before anything is written
     check_task(config.task)
     seeds = episode_seeds("collect", config.seed, config.episodes)
-    start_run(config.out, "collect", config, resume=config.resume)
+    identity = {"policy_id": policy_id(config.policy)}
+    start_run(config.out, "collect", config, resume=config.resume, identity=identity)
     store = EpisodeStore.create_or_open(config.out)
-    done = {store.info(i).seed for i in store.episode_ids()}
+    infos = [store.info(i) for i in store.episode_ids()]
+    # An episode that was cut off stays in the data; its seed is run again all the same.
+    done = {info.seed for info in infos if info.outcome is not Outcome.ABORTED}
     jobs = [EpisodeJob(s) for s in seeds if s not in done]
     setup = EpisodeSetup(
         role="collect",
         task=config.task,
         observation_keys=("image", "proprio", "state") if config.image else ("proprio", "state"),
-        image_size=config.image_size,
+        image_size=config.image_size or image_size_of(policy),
         policy=config.policy,
         operator=asdict(config.operator),
         store=config.out,
@@ -64,7 +69,7 @@ def run_collect(config: Collect) -> bool:
         for _ in run_episodes(setup, jobs, workers=workers, should_stop=interrupt):
             finished += 1
             progress(finished, config.episodes)
-    summary = collection_summary(config.out) | {"policy_id": policy_id(config.policy)}
+    summary = collection_summary(config.out) | identity
     write_json(config.out / "summary.json", summary)
     console.print(
         f"{summary['episodes']} episodes in {config.out}: {summary['takeovers']} takeovers, "
@@ -76,7 +81,6 @@ def run_collect(config: Collect) -> bool:
 def collection_summary(directory: Path) -> dict[str, int]:
     """Counts of episodes, steps, human steps, takeovers and outcomes of a data directory."""
     from robopref.store.store import EpisodeStore
-    from robopref.trajectory import Actor, Outcome, takeover_count
 
     store = EpisodeStore.open(directory)
     counts = {"episodes": 0, "steps": 0, "human_steps": 0, "takeovers": 0} | {o.value: 0 for o in Outcome}

@@ -11,6 +11,7 @@ from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run
 from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
+from robopref.trajectory import Outcome
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ def run_demos(config: Demos) -> bool:
 
     for task in config.task:
         check_task(task)
+    if config.episodes < 1:
+        raise RoboprefError(f"--episodes is at least 1, got {config.episodes}.")
     # A few spare seeds stand in for attempts that the expert fails.
     candidates = episode_seeds("demos", config.seed, config.episodes + max(5, config.episodes // 2))
     start_run(config.out, "demos", config, resume=config.resume)
@@ -59,7 +62,9 @@ def run_demos(config: Demos) -> bool:
             store=config.out,
             paraphrase=config.paraphrase,
         )
-        done = {store.info(i).seed for i in store.episode_ids() if store.info(i).task == task}
+        infos = [store.info(i) for i in store.episode_ids()]
+        # An attempt that was cut off is kept, but it is no demonstration: its seed is run again.
+        done = {info.seed for info in infos if info.task == task and info.outcome is Outcome.SUCCESS}
         with graceful_interrupt() as interrupt, progress_bar(f"demonstrations: {task}", config.episodes) as progress:
             have = len(done)
             progress(have, config.episodes)

@@ -6,10 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from robopref.errors import RoboprefError
 
 if TYPE_CHECKING:
     from robopref.cli.episode_environment import EpisodeRunner
@@ -85,12 +88,23 @@ def _run_in_processes(
         running: set[Future[EpisodeResult]] = set()
         while waiting or running:
             while waiting and len(running) < workers and not should_stop():
-                running.add(pool.submit(_run_in_worker, waiting.pop()))
+                # Ctrl-C reaches the whole process group, and a process that is just starting would die of it:
+                # it inherits the blocked signal, and the parent decides what is still to be finished.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    running.add(pool.submit(_run_in_worker, waiting.pop()))
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             if not running:
                 return
             finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in finished:
-                yield future.result()
+                try:
+                    yield future.result()
+                except BrokenProcessPool as error:
+                    raise RoboprefError(
+                        "an episode process was killed (out of memory?): use fewer --workers and repeat with --resume."
+                    ) from error
 
 
 def _make_runner(setup: EpisodeSetup) -> EpisodeRunner:
@@ -106,8 +120,6 @@ _worker_setup: EpisodeSetup | None = None
 
 def _start_worker(setup: EpisodeSetup, threads: int) -> None:
     global _worker_setup
-    # Ctrl-C reaches the whole process group; the parent decides what is still to be finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("LP_NUM_THREADS", str(threads))
     import torch
@@ -136,6 +148,11 @@ def check_task(name: str) -> None:
 
     if name not in TASKS:  # a known name is taken at its word: making it would load a simulator here
         make_task(name, image=False).close()
+
+
+def image_size_of(policy: Any) -> int:
+    """The image size that a policy reads, where it says so; else 84 pixels."""
+    return int(getattr(getattr(policy, "architecture", None), "image_size", 84))
 
 
 def default_workers() -> int:

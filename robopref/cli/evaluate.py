@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robopref.cli.console import console, progress_bar
-from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
+from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, image_size_of, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.cli.seeds import episode_seeds
@@ -29,7 +29,8 @@ class Evaluate:
     episodes: int = 50
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     """Who watches; an intervention is counted where this operator would first have taken over."""
-    image_size: int = 84
+    image_size: int | None = None
+    """Pixels a side; unset takes what the policy reads."""
     videos: int = 0
     """Film the first so many episodes."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
@@ -46,8 +47,12 @@ def run_evaluate(config: Evaluate) -> bool:
 
     policy = load_policy(config.policy)
     check_task(config.task)
+    if config.videos < 0:
+        raise RoboprefError(f"--videos is at least 0, got {config.videos}.")
     seeds = episode_seeds("evaluate", config.seed, config.episodes)
-    start_run(config.out, "evaluate", config, resume=config.resume)
+    identity = {"policy_id": policy_id(config.policy)}
+    start_run(config.out, "evaluate", config, resume=config.resume, identity=identity)
+    _cut_torn_line(config.out / "episodes.jsonl")
     results = read_results(config.out)
     done = {result.seed for result in results}
     filmed = set(seeds[: config.videos])
@@ -60,7 +65,7 @@ def run_evaluate(config: Evaluate) -> bool:
         role="evaluate",
         task=config.task,
         observation_keys=tuple({"state", "proprio", *getattr(policy, "observation_keys", ("image",))}),
-        image_size=config.image_size,
+        image_size=config.image_size or image_size_of(policy),
         policy=config.policy,
         operator=asdict(config.operator),
     )
@@ -82,7 +87,7 @@ def run_evaluate(config: Evaluate) -> bool:
     rates = rates_of(results)
     summary = {
         "task": config.task,
-        "policy_id": policy_id(config.policy),
+        **identity,
         "result": {name: rate_json(rate) for name, rate in rates.items()},
         "seeds": {"evaluation": seeds},
         "versions": versions(),
@@ -115,13 +120,19 @@ def _track(config: Evaluate, summary: dict[str, Any], results: Sequence[EpisodeR
 
 
 def read_results(directory: Path) -> list[EpisodeResult]:
-    """The finished episodes of an evaluation, in order of their seeds; a line torn by a crash is dropped."""
+    """The finished episodes of an evaluation, in order of their seeds; a line torn by a crash does not count."""
     path = directory / "episodes.jsonl"
     if not path.exists():
         return []
     complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    path.write_text("".join(complete))
     return sorted((EpisodeResult(**json.loads(line)) for line in complete), key=lambda r: r.seed)
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Remove what a crash left of a last line, so that the next one begins afresh."""
+    if path.exists() and (text := path.read_text()) and not text.endswith("\n"):
+        with path.open("r+b") as file:
+            file.truncate(len(text[: text.rfind("\n") + 1].encode()))
 
 
 def rates_of(results: Sequence[EpisodeResult]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from robopref.store.store import EpisodeStore
 from robopref.tracking import Tracker
 from robopref.training.dataset import StepDataset
 from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
-from robopref.trajectory import Episode, Label
+from robopref.trajectory import Actor, Episode, Label, Outcome
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,18 @@ def load_episodes(directories: Sequence[Path]) -> LoadedData:
         store = EpisodeStore.open(directory)
         if len(store) == 0:
             raise RoboprefError(f"{directory} holds no finished episode: record some first.")
-        episodes += [store.read(episode_id) for episode_id in store.episode_ids()]
+        found = [store.read(episode_id) for episode_id in store.episode_ids()]
+        usable = [episode for episode in found if not _is_failed_demonstration(episode)]
+        if len(usable) < len(found):
+            console.print(f"{directory}: {len(found) - len(usable)} demonstrations that did not succeed are left out")
+        episodes += usable
         digest.update(store.fingerprint().encode())
     return LoadedData(episodes, digest.hexdigest())
+
+
+def _is_failed_demonstration(episode: Episode) -> bool:
+    """Cut off by a crash, say: kept on disk, but its steps are no examples to follow."""
+    return bool((episode.actor == Actor.EXPERT).all()) and episode.info.outcome is not Outcome.SUCCESS
 
 
 def label_counts(labels: Sequence[NDArray[Any]]) -> dict[str, int]:
@@ -67,11 +76,16 @@ def fit(
     out: Path,
     *,
     title: str,
+    claim: Callable[[], None],
     recipe: dict[str, Any],
     device: str = "auto",
     wandb: str | None = None,
 ) -> bool:
-    """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable)."""
+    """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
+
+    ``claim`` is called by the main process once data, shares and settings are known to be right, and before anything
+    is written: it makes ``out`` this run's.
+    """
     accelerator = make_accelerator(config.precision, device)
     dataset = StepDataset(data.episodes, labels, policy, observation_keys)
     sampler = BalancedSampler(
@@ -82,6 +96,9 @@ def fit(
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+    if accelerator.is_main_process:
+        claim()
+    accelerator.wait_for_everyone()
     settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
     fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
     with graceful_interrupt() as interrupt, progress_bar(title, config.steps) as progress:

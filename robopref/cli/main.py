@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Refine robot policies with people in the loop.",
         args=argv,
     )
+    # So that --task and --policy find modules in the current directory, as python -m would.
+    sys.path.append(os.getcwd())
     try:
         finished = _RUNNERS[type(command)](command)
     except RoboprefError as error:
@@ -90,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_BAD_INPUT)
     except OSError as error:
         if error.errno != errno.ENOSPC:
-            raise
+            print(f"robopref: {error.strerror or error}: {error.filename or 'no file named'}.", file=sys.stderr)
+            sys.exit(EXIT_BAD_INPUT)
         print(f"robopref: the disk is full ({error.filename or 'no file named'}). Nothing that was recorded is lost: "
               f"free some space and repeat the command with --resume.", file=sys.stderr)  # fmt: skip
         sys.exit(EXIT_BAD_INPUT)

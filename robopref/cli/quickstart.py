@@ -31,13 +31,13 @@ class Quickstart:
     task: str = "button-press"
     inputs: Literal["image", "state"] = "image"
     """What the policy sees: camera image and proprioception, or the privileged state."""
-    demos: int = 3
+    demos: int = 4
     """Expert demonstrations."""
     episodes: int = 80
     """Deployment episodes under the operator."""
     evaluation_episodes: int = 60
     train_steps: int = 400
-    refine_steps: int = 1000
+    refine_steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 1e-3
     """Of the refinement."""
@@ -100,7 +100,10 @@ def run_quickstart(config: Quickstart) -> bool:
                 )
             ),
         ),
-        ("labels", lambda: run_relabel(Relabel(out / "interactions"))),
+        (
+            "labels",
+            lambda: run_relabel(Relabel(out / "interactions", include_policy_steps=config.include_policy_steps)),
+        ),
         (
             "refinement",
             lambda: run_refine(

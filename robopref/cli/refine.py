@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -50,14 +50,20 @@ def run_refine(config: Refine) -> bool:
     Raises:
         RoboprefError: the interactions hold no takeover, or do not fit the policy.
     """
+    import torch
+
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
     from robopref.objectives import get_objective
-    from robopref.policies.registry import load_policy
+    from robopref.policies.registry import load_policy, policy_id
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
     policy = load_policy(config.policy)
+    if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
+        raise RoboprefError(
+            f"{config.policy} cannot be trained here: a policy to refine is a torch.nn.Module with freeze_reference()."
+        )
     interactions = load_episodes(config.interactions)
     takeovers = sum(takeover_count(episode.actor) for episode in interactions.episodes)
     if takeovers == 0:
@@ -66,18 +72,17 @@ def run_refine(config: Refine) -> bool:
             f"takeover, so there is nothing to learn from: collect with an operator who steps in."
         )
     data = load_episodes([*config.demos, *config.interactions])
-    rule = stored_rule(config.interactions)
-    rule = replace(
-        rule,
-        window=rule.window if config.window is None else config.window,
-        include_policy_steps=config.include_policy_steps or rule.include_policy_steps,
-    )
+    rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
     labels = [rule.apply(episode) for episode in data.episodes]
-    start_run(config.out, "refine", config, resume=config.resume)
-    write_json(
-        config.out / "data.json",
-        {"rule": rule, "episodes": len(data.episodes), "takeovers": takeovers, "labels": label_counts(labels)},
-    )
+
+    def claim() -> None:
+        identity = {"policy_id": policy_id(config.policy), "data": data.fingerprint}
+        start_run(config.out, "refine", config, resume=config.resume, identity=identity)
+        write_json(
+            config.out / "data.json",
+            {"rule": rule, "episodes": len(data.episodes), "takeovers": takeovers, "labels": label_counts(labels)},
+        )
+
     options = {"anchor_weight": config.anchor_weight, "beta": config.beta, "variant": config.variant}
     keep = {"apo": options, "kto": {k: options[k] for k in ("anchor_weight", "beta")}, "bc": {}}[config.objective]
     # Cloning takes what KTO and APO call desirable, in the same proportion of demonstrations to corrections.
@@ -98,7 +103,8 @@ def run_refine(config: Refine) -> bool:
         ),
         config.out,
         title="refine",
-        recipe={"objective": config.objective, **keep, "rule": rule},
+        claim=claim,
+        recipe={"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy)},
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,
     )

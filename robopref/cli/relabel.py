@@ -7,9 +7,9 @@ that old recordings can be read under another window at any time without being t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import read_json, write_json
@@ -29,17 +29,30 @@ class Relabel:
     include_policy_steps: Literal["none", "autonomous_success"] = "none"
 
 
-def stored_rule(directories: Sequence[Path]) -> LabelingRule:
-    """The rule stored in the directories, or the default where none is.
+def stored_rule(directories: Sequence[Path], **given: Any) -> LabelingRule:
+    """The rule stored in the directories with the ``given`` fields in its place, or the default where none is.
 
     Raises:
-        RoboprefError: the directories hold different rules.
+        RoboprefError: the directories hold different rules, or a file that is none.
     """
-    rules = {d: LabelingRule(**read_json(d / _FILE)["rule"]) for d in directories if (d / _FILE).exists()}
+    given = {name: value for name, value in given.items() if value is not None}
+    rules = {d: replace(_read_rule(d / _FILE), **given) for d in directories if (d / _FILE).exists()}
     if len(set(rules.values())) > 1:
         found = "; ".join(f"{d}: {asdict(rule)}" for d, rule in rules.items())
-        raise RoboprefError(f"the interactions are to be labelled in different ways ({found}): give --window.")
-    return next(iter(rules.values()), LabelingRule())
+        raise RoboprefError(
+            f"the interactions are to be labelled in different ways ({found}): say how, with --window and "
+            f"--include-policy-steps."
+        )
+    return next(iter(rules.values()), LabelingRule(**given))
+
+
+def _read_rule(path: Path) -> LabelingRule:
+    try:
+        return LabelingRule(**read_json(path)["rule"])
+    except (TypeError, KeyError) as error:
+        raise RoboprefError(
+            f"{path} holds no labelling rule ({error}): write it anew with robopref relabel."
+        ) from error
 
 
 def run_relabel(config: Relabel) -> bool:

@@ -66,15 +66,18 @@ def read_json(path: Path) -> Any:
         raise RoboprefError(f"{path} is not valid JSON ({error}).") from error
 
 
-def start_run(out: Path, command: str, config: Any, *, resume: bool, ignore: tuple[str, ...] = ()) -> None:
+def start_run(out: Path, command: str, config: Any, *, resume: bool, identity: dict[str, str] | None = None) -> None:
     """Claim ``out`` for this command and save its resolved configuration there.
+
+    ``identity`` holds content hashes of what the configuration only names (the policy, the data): a run goes on only
+    with the same content.
 
     Raises:
         RoboprefError: ``out`` holds an earlier run and ``resume`` is off, or that run had another configuration.
     """
     path = out / "config.json"
-    unimportant = {"out", "resume", "workers", "wandb", *ignore}
-    resolved = {k: v for k, v in to_json(config).items() if k not in unimportant}
+    unimportant = {"out", "resume", "workers", "wandb"}
+    resolved = {k: v for k, v in to_json(config).items() if k not in unimportant} | (identity or {})
     if path.exists():
         earlier = read_json(path)
         if not resume:

@@ -45,11 +45,12 @@ def run_train(config: Train) -> bool:
     from robopref.labeling import LabelingRule
     from robopref.objectives import get_objective
     from robopref.policies.compact import build_compact_policy
+    from robopref.training.dataset import check_same_kind
     from robopref.training.trainer import TrainerConfig
 
     data = load_episodes(config.demos)
-    start_run(config.out, "train", config, resume=config.resume)
     keys = INPUTS[config.inputs]
+    check_same_kind(data.episodes, keys)
     labels = [LabelingRule(window=0).apply(episode) for episode in data.episodes]
     policy = build_compact_policy(
         keys,
@@ -57,7 +58,6 @@ def run_train(config: Train) -> bool:
             # Images are only asked for their size; the statistics are over proprioception and state.
             key: np.concatenate([e.observation[key][: 1 if key == "image" else None] for e in data.episodes])
             for key in keys
-            if all(key in e.observation for e in data.episodes)
         },
         np.concatenate([episode.action for episode in data.episodes]),
         {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)},
@@ -71,7 +71,11 @@ def run_train(config: Train) -> bool:
         image_shift=config.image_shift,
         seed=config.seed,
     )
-    write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
+
+    def claim() -> None:
+        start_run(config.out, "train", config, resume=config.resume, identity={"data": data.fingerprint})
+        write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
+
     finished = fit(
         policy,
         keys,
@@ -82,6 +86,7 @@ def run_train(config: Train) -> bool:
         trainer,
         config.out,
         title="train",
+        claim=claim,
         recipe={"objective": "bc"},
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,

@@ -41,13 +41,14 @@ class PolicyDescription:
 
 
 def write_checkpoint(directory: Path, description: PolicyDescription, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint so that ``directory`` holds either the old one or the new one, never half of each."""
-    from safetensors.torch import save_file
+    """Write a checkpoint aside and rename it into place: ``directory`` never holds half of one."""
+    from safetensors.torch import save
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, str(staging / _WEIGHTS))
+        # Through bytes, so that a full disk is an OSError like any other.
+        (staging / _WEIGHTS).write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
         (staging / _DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n")
         staging.chmod(0o755)
         if directory.exists():

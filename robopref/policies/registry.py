@@ -65,8 +65,10 @@ def _call_factory(name: str) -> object:
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise RoboprefError(f"cannot import the module of {name!r}: {error}. Is it on PYTHONPATH?") from error
+    except Exception as error:  # a module may fail to import in any way; all that matters is which and why
+        raise RoboprefError(
+            f"cannot import the module of policy {name!r} ({type(error).__name__}: {error}). Is it on PYTHONPATH?"
+        ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
         raise RoboprefError(f"module {module_name} has no callable {attribute!r} to make a policy with.")

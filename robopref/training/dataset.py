@@ -72,6 +72,25 @@ class StepDataset:
         )
 
 
+def check_same_kind(episodes: Sequence[Episode], keys: Sequence[str]) -> None:
+    """See that the episodes can be stacked: the same continuous actions and the same observations under ``keys``.
+
+    Raises:
+        RoboprefError: there are none, or which episode differs from the first and how.
+    """
+    if not episodes:
+        raise RoboprefError("there are no episodes to learn from.")
+    for episode in episodes:
+        _check_fits(episode, episodes[0].action.shape[-1], keys)
+        for key in keys:
+            shapes = [e.observation[key].shape[1:] for e in (episodes[0], episode)]
+            if shapes[0] != shapes[1]:
+                raise RoboprefError(
+                    f"episode {episode.info.episode_id} (task {episode.info.task}) has {key!r} of shape {shapes[1]}, "
+                    f"the first episode of shape {shapes[0]}: learn from data of one kind."
+                )
+
+
 def _check_fits(episode: Episode, action_size: int, keys: Sequence[str]) -> None:
     where = f"episode {episode.info.episode_id} (task {episode.info.task})"
     if np.issubdtype(episode.action.dtype, np.integer):

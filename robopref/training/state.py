@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ def save_state(path: Path, fingerprint: str, step: int, policy: Any, optimizer: 
         "policy": policy.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    buffer = io.BytesIO()  # torch.save to a full disk is a RuntimeError without a reason; a plain write says it
+    torch.save(state, buffer)
     with temporary.open("wb") as file:
-        torch.save(state, file)
+        file.write(buffer.getbuffer())
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -32,9 +36,12 @@ def load_state(path: Path, fingerprint: str, policy: Any, optimizer: Any) -> int
     """Restore what ``save_state`` wrote into ``policy`` and ``optimizer``; returns the step to go on from.
 
     Raises:
-        RoboprefError: the state belongs to other data or settings.
+        RoboprefError: the state is damaged, or belongs to other data or settings.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RoboprefError(f"{path} is damaged ({error}): remove it to train from the start.") from error
     if state["fingerprint"] != fingerprint:
         raise RoboprefError(
             f"{path} was saved with other data or settings, so going on from it would not be the same run: "

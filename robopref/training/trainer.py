@@ -135,7 +135,7 @@ class Trainer:
             if due and self.log and self.accelerator.is_main_process:
                 self.log(metrics, self.step)
             self._progress(self.step, config.steps)
-            stopping = self._should_stop() and self.step < config.steps
+            stopping = self._on_any_rank(self._should_stop()) and self.step < config.steps
             if stopping or self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save()
             if stopping:
@@ -151,7 +151,7 @@ class Trainer:
     def _train_step(self) -> dict[str, float]:
         inputs, labels = self._forward_passes()
         output = self.objective(inputs)
-        if not torch.isfinite(output.loss):
+        if self._on_any_rank(not bool(torch.isfinite(output.loss))):
             raise RoboprefError(
                 f"the loss is {output.loss.item()} at step {self.step}: lower the learning rate "
                 f"(now {self.config.learning_rate:g}) or the objective's weights."
@@ -159,6 +159,8 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(output.loss)
         norm = self.accelerator.clip_grad_norm_(self.forward.parameters(), self.config.max_grad_norm)
+        if not math.isfinite(float(norm)):  # the same on every rank: the gradients were averaged
+            raise RoboprefError(f"the gradient is not finite at step {self.step}: lower the learning rate.")
         self.optimizer.step()
         metrics = {"loss": output.loss.item(), **output.metrics, "grad_norm": float(norm)}
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
@@ -211,6 +213,12 @@ class Trainer:
         decoded = self.policy.tokenizer.decode(greedy_tokens.cpu().numpy())
         error = np.abs(decoded - self.dataset.normalized_actions[indices]).mean(axis=1)
         return torch.as_tensor(error, dtype=torch.float32, device=greedy_tokens.device)
+
+    def _on_any_rank(self, flag: bool) -> bool:
+        """Whether any process says so: all of them must stop at the same step, or the others wait for ever."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self._reduce(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
 
     def _reduce(self, value: Tensor) -> Tensor:
         reduced: Tensor = self.accelerator.reduce(value, reduction="mean")
