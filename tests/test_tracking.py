@@ -270,7 +270,7 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         Tracker(tmp_path, name="x", config={}, wandb_mode="disabled", resume_step=1)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs the device /dev/full")
 def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, name="x", config={}, wandb_mode="disabled")
     tracker._file.close()
