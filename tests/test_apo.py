@@ -353,6 +353,8 @@ def train_on_a_rank(rank: int, directory: str) -> None:
     mean_loss = reduce(loss.detach())
     if rank == 0:
         torch.save((mean_loss, [p.grad for p in model.parameters()]), f"{directory}/result.pt")
+    dist.barrier()
+    del parallel, loss, mean_loss  # whatever still holds the group would take its threads down with the interpreter
     dist.destroy_process_group()
 
 
