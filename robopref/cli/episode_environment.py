@@ -30,9 +30,7 @@ class EpisodeRunner:
 
     def __init__(self, setup: EpisodeSetup) -> None:
         self._setup = setup
-        task_env: Any = make_task(
-            setup.task, image="image" in setup.observation_keys, image_size=setup.image_size, horizon=setup.horizon
-        )
+        task_env: Any = make_task(setup.task, image="image" in setup.observation_keys, image_size=setup.image_size)
         self._task: Any = task_env.unwrapped
         self._env: gym.Env[Any, Any] = task_env
         self._watcher: WatchOnly | None = None

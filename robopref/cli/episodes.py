@@ -37,7 +37,6 @@ class EpisodeSetup:
     operator: dict[str, Any] = field(default_factory=dict)
     store: Path | None = None
     paraphrase: bool = False
-    horizon: int | None = None
 
 
 @dataclass(frozen=True)
