@@ -60,17 +60,14 @@ class ShiftVectorObservation(VectorWrapper):
         super().__init__(env)
         space = env.single_observation_space
         shape = space.shape or ()
-        if not (
-            isinstance(space, spaces.Box) and space.dtype == np.uint8 and shape[:1] == (1,) and _is_frame(shape[1:])
-        ):
+        is_frame = shape[:1] == (1,) and _is_frame(shape[1:])
+        if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and is_frame):
             raise RoboprefError(
-                f"shifts apply to single frames uint8 [1, H, W] or [1, H, W, 3], not to {space}: set frame_stack of the "
-                "environment to 1 and stack here."
+                f"shifts apply to single frames uint8 [1, H, W] or [1, H, W, 3], not to {space}: "
+                "set frame_stack of the environment to 1 and stack here."
             )
         if env.metadata.get("autoreset_mode") is not AutoresetMode.NEXT_STEP:
-            raise RoboprefError(
-                "frames are stacked here across steps: the environment must autoreset at the NEXT_STEP."
-            )
+            raise RoboprefError("stacking across steps needs an environment that resets itself at the NEXT_STEP.")
         if frame_stack < 1:
             raise RoboprefError(f"frame_stack must be at least 1, got {frame_stack}.")
         self.shift = shift

@@ -97,7 +97,7 @@ class GaussianBlur(Shift):
 class MedianBlur(Shift):
     """The median over ``size`` x ``size`` pixels, per channel; nothing changes at 1.
 
-    Already at 3 it removes what is thinner than two pixels, which in some games is the ball.
+    Already at 3, the least there is, it removes what is thinner than two pixels: lane marks, in some games the ball.
     """
 
     name: ClassVar[str] = "median_blur"
