@@ -164,8 +164,8 @@ def collect_episodes(
         env: games with unstacked frames, uint8 [1, H, W] or [1, H, W, 3], that reset themselves and take an array of
             seeds, as ALE's vector environment with ``stack_num=1`` does.
         episodes: how many.
-        seed: of the whole collection; other seeds give independent episodes. Under the same seed a shifted collection is
-            paired with a clean one: the same starts, and random actions at the same steps.
+        seed: of the whole collection; other seeds give independent episodes. Under the same seed a shifted collection
+            is paired with a clean one: the same starts, and random actions at the same steps.
         frame_stack: frames in a state of the policy.
         shift: applied to every frame before it is stacked.
         epsilon: probability of a uniformly random action, without which a game that has no chance in it would be
