@@ -21,6 +21,7 @@ from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
 from robopref.cli.report import Report, run_report
 from robopref.cli.train import Train, run_train
+from robopref.cli.train_dqn import TrainDqn, run_train_dqn
 from robopref.errors import RoboprefError
 
 EXIT_BAD_INPUT = 2
@@ -40,6 +41,7 @@ class Version:
 Command = (
     Annotated[Demos, subcommand("demos")]
     | Annotated[Train, subcommand("train")]
+    | Annotated[TrainDqn, subcommand("train-dqn")]
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Relabel, subcommand("relabel")]
     | Annotated[Refine, subcommand("refine")]
@@ -65,6 +67,7 @@ def _run_version(config: Version) -> bool:
 _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Demos: run_demos,
     Train: run_train,
+    TrainDqn: run_train_dqn,
     Collect: run_collect,
     Relabel: run_relabel,
     Refine: run_refine,

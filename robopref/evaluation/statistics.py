@@ -120,6 +120,24 @@ def paired_bootstrap_difference(
     return Estimate(value, low, high, n)
 
 
+def bootstrap_mean(
+    values: ArrayLike, *, n_resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of one number per episode [n] (its score, say), percentile bootstrap over episodes.
+
+    Too narrow for few episodes, and a point when all values are the same or there is one: read n with it.
+
+    Raises:
+        RoboprefError: no values, or values that are not finite.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) == 0 or not np.isfinite(numbers).all():
+        raise RoboprefError(f"a mean needs finite values, at least one, in a list; got shape {numbers.shape}.")
+    _check_confidence(confidence)
+    low, high = _percentiles(_bootstrap(np.mean, numbers, n_resamples, seed), confidence)
+    return Estimate(float(numbers.mean()), low, high, len(numbers))
+
+
 def bootstrap_ratio(
     numerators: ArrayLike,
     denominators: ArrayLike,

@@ -28,13 +28,14 @@ _WEIGHTS = "policy.safetensors"
 
 @dataclass(frozen=True)
 class PolicyDescription:
-    """Everything about a policy but its weights, as JSON values."""
+    """Everything about a policy but its weights, as JSON values; ``about`` says where it comes from, freely."""
 
     kind: str
     architecture: dict[str, Any]
     normalization: dict[str, Any]
     tokenizer: dict[str, Any]
     tasks: dict[str, str] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
     written_by: str = f"robopref {__version__}"
