@@ -35,9 +35,10 @@ def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsi
         raise RoboprefError(f"the radius must not be negative, got {epsilon}.")
     lower, upper = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     centre, radius = (upper + lower) / 2, (upper - lower) / 2
-    layers, last = [*network.features, *network.advantage[:-1]], network.advantage[-1]
-    for layer in layers:
+    last = network.advantage[-1]
+    for layer in (*network.features, *list(network.advantage)[:-1]):
         centre, radius = _through(layer, centre, radius)
+    assert isinstance(last, nn.Linear)
     # The margins are linear in the last hidden layer: rows W_b - W_a.
     weight = last.weight[None] - last.weight[actions][:, None]
     bias = last.bias[None] - last.bias[actions][:, None]

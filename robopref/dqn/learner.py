@@ -122,7 +122,9 @@ class Learner:
         return loss, (chosen.detach() - targets).abs(), metrics
 
     def _pixels(self, states: Tensor) -> Tensor:
-        return states.to(self.device).contiguous(memory_format=torch.channels_last).float() / 255
+        """States as pixels in [0, 1], in the precision and layout in which the first convolution wants them."""
+        dtype = torch.bfloat16 if self.settings.mixed_precision else torch.float32
+        return states.to(self.device).to(dtype, memory_format=torch.channels_last).div_(255)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.mixed_precision)
