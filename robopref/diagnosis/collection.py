@@ -152,6 +152,7 @@ def collect_episodes(
     epsilon: float = 0.01,
     attack: Attack | None = None,
     max_steps: int | None = None,
+    keep_perturbations: bool = True,
     progress: Progress | None = None,
 ) -> list[EpisodeTrace]:
     """Play ``q_policy`` greedily, save for a random action now and then, and record what it saw.
@@ -173,6 +174,8 @@ def collect_episodes(
         attack: pixels [B, C, H, W] in [0, 1] -> what the policy sees instead; it comes after the shift, and what it
             adds is rounded to float16, which is how it is kept.
         max_steps: steps after which an episode is cut; None: at the environment's own limit.
+        keep_perturbations: false: what the attack adds is neither rounded nor kept, and the traces hold the states
+            before the attack.
         progress: called with the number of finished episodes and ``episodes``.
 
     Returns:
@@ -184,7 +187,7 @@ def collect_episodes(
     """
     _check_numbers(episodes, seed, frame_stack, epsilon, max_steps)
     _check_environment(env)
-    sight = _Sight(q_policy, frame_stack, shift, attack)
+    sight = _Sight(q_policy, frame_stack, shift, attack, keep_perturbations)
     recordings = [_Recording(np.random.default_rng([seed, episode]), epsilon, max_steps) for episode in range(episodes)]
     for first in range(0, episodes, env.num_envs):
         for _ in _play(env, recordings[first : first + env.num_envs], sight):
@@ -226,14 +229,17 @@ class _Sight:
     frame_stack: int
     shift: Shift | None
     attack: Attack | None
+    keep_perturbations: bool
 
     def values(self, states: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float16] | None]:
         """States [B, C, H, W] -> action values [B, n_actions], and what the attack added."""
         pixels, perturbations = _pixels(states), None
         if self.attack is not None:
             attacked = self.attack(self._tensor(pixels)).detach().cpu().numpy()
-            perturbations = (attacked - pixels).astype(np.float16)
-            pixels = _perturb(states, perturbations)
+            if self.keep_perturbations:
+                perturbations = (attacked - pixels).astype(np.float16)
+                attacked = _perturb(states, perturbations)
+            pixels = attacked
         with torch.no_grad():
             q_values = self.q_policy.q_values(self._tensor(pixels)).float().cpu().numpy()
         if not np.isfinite(q_values).all():

@@ -104,7 +104,7 @@ def principal_directions(
             pieces.append(piece)
             held += piece.nbytes * (1 if whole else 2)  # pieces are copied into one matrix at the end
             if memory_limit is not None and held > memory_limit:
-                stream = StreamingDirections(piece.shape[1], _fitting_rank(memory_limit, piece.shape[1], k))
+                stream = StreamingDirections(piece.shape[1], fitting_rank(memory_limit, piece.shape[1], k))
                 while pieces:
                     stream.update(pieces.pop(0))
         else:
@@ -312,7 +312,12 @@ def _checked_shape(gradients: NDArray[Any], k: int, dimension: int | None) -> ND
     return gradients if gradients.dtype in (np.float32, np.float64) else gradients.astype(np.float64)
 
 
-def _fitting_rank(memory_limit: int, dimension: int, k: int) -> int:
+def fitting_rank(memory_limit: int, dimension: int, k: int) -> int:
+    """The largest rank of ``StreamingDirections`` (256 at most) that the bytes hold.
+
+    Raises:
+        RoboprefError: they do not even hold k directions.
+    """
     rank = min(_LARGEST_RANK, memory_limit // (32 * dimension))
     if rank < max(5, k):
         needed = 32 * dimension * max(5, k)

@@ -109,8 +109,7 @@ def iter_state_gradients(
         RoboprefError: as ``state_gradients``, when the piece is reached.
     """
     _check_settings(temperature, jitter, batch_size, dtype)
-    target = _choose_device(q_policy, device)
-    policy = _prepare(q_policy, target, dtype)
+    policy, target = working_copy(q_policy, dtype, device)
     noise = np.random.default_rng(seed)
     pieces = ((piece, {}) for piece in states) if contexts is None else zip(states, contexts, strict=True)
     shape, done = None, 0
@@ -119,7 +118,7 @@ def iter_state_gradients(
         _check_piece(piece, context, shape)
         for start in range(0, len(piece), batch_size):
             rows = slice(start, start + batch_size)
-            pixels = _to_pixels(piece[rows], dtype)
+            pixels = to_pixels(piece[rows], dtype)
             # Drawn in float32 on the CPU, in the order of the states: the same noise for every batch size and device.
             drawn = torch.as_tensor(noise.standard_normal(pixels.shape, dtype=np.float32)) if jitter else None
             where = f"states {done} to {done + len(pixels) - 1}"
@@ -202,7 +201,12 @@ def _check_piece(piece: NDArray[Any] | Tensor, context: Context, shape: tuple[in
             raise RoboprefError(f"context '{name}' has {len(values)} rows for {len(piece)} states.")
 
 
-def _to_pixels(states: NDArray[Any] | Tensor, dtype: torch.dtype) -> Tensor:
+def to_pixels(states: NDArray[Any] | Tensor, dtype: torch.dtype) -> Tensor:
+    """States as a tensor of pixels in [0, 1]: uint8 is divided by 255, floats are copied.
+
+    Raises:
+        RoboprefError: integers of another kind, or floats outside [0, 1].
+    """
     tensor = torch.as_tensor(states)
     if tensor.dtype == torch.uint8:
         return tensor.to(dtype) / 255
@@ -214,6 +218,17 @@ def _to_pixels(states: NDArray[Any] | Tensor, dtype: torch.dtype) -> Tensor:
             f"float states must lie in [0, 1], got {low:g} to {high:g}; pass frames of 0..255 as uint8."
         )
     return tensor.to(dtype, copy=True)
+
+
+def working_copy(
+    q_policy: QPolicy, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+) -> tuple[QPolicy, torch.device]:
+    """The policy in evaluation mode, in ``dtype`` and where to compute; itself if it is all that already, else a copy.
+
+    Without ``device`` that is the policy's GPU, else any GPU, else the CPU.
+    """
+    target = _choose_device(q_policy, device)
+    return _prepare(q_policy, target, dtype), target
 
 
 def _choose_device(q_policy: QPolicy, device: torch.device | str | None) -> torch.device:

@@ -1,0 +1,397 @@
+"""Measuring one set of states: its gradients a batch at a time, never more of them in memory than the plan allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, duplicate_episodes, stack_frames
+from robopref.diagnosis.decisions import action_gaps, boundary_distances, greedy_actions, value_scale
+from robopref.diagnosis.directions import PrincipalDirections, StreamingDirections, fitting_rank, principal_directions
+from robopref.diagnosis.findings import CleanFindings, ConditionFindings, Played, Sensitivity
+from robopref.diagnosis.gradients import iter_state_gradients, state_gradients, to_pixels, working_copy
+from robopref.diagnosis.instability import find_peaks
+from robopref.diagnosis.plan import Plan
+from robopref.diagnosis.results import Distortion
+from robopref.diagnosis.subspace import episode_grams, leading_subspace
+from robopref.errors import RoboprefError
+from robopref.protocols import QPolicy
+
+Advance = Callable[[int, int], None]
+Batches = Callable[[], Iterator[NDArray[Any]]]
+_CHANGED = 1e-6  # of a pixel in [0, 1]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Evenly strided states of some episodes.
+
+    Attributes:
+        steps: the chosen steps of each episode, ascending.
+        episode_of: int64 [N], the episode of each, in order.
+    """
+
+    steps: tuple[NDArray[np.int64], ...]
+    episode_of: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.episode_of)
+
+
+def select_states(lengths: Sequence[int], max_states: int) -> Selection:
+    """Every n-th state of the episodes put end to end, n the least that leaves at most ``max_states`` (0: all)."""
+    total = int(sum(lengths))
+    stride = -(-total // max_states) if max_states else 1
+    chosen = np.arange(0, total, stride)
+    ends = np.cumsum(lengths)
+    episode_of = np.searchsorted(ends, chosen, side="right")
+    steps = chosen - (ends - np.asarray(lengths))[episode_of]
+    return Selection(tuple(steps[episode_of == e] for e in range(len(lengths))), episode_of)
+
+
+def distinct_episodes(traces: Sequence[EpisodeTrace]) -> tuple[list[EpisodeTrace], Played]:
+    """The traces without those that repeat an earlier one, and how they went.
+
+    Raises:
+        RoboprefError: there are none.
+    """
+    if not traces:
+        raise RoboprefError("there are no episodes to look at: play at least one.")
+    repeats = {index for group in duplicate_episodes(traces) for index in group[1:]}
+    kept = [trace for index, trace in enumerate(traces) if index not in repeats]
+    return kept, Played(
+        np.array([trace.seed for trace in kept]),
+        np.array([trace.score for trace in kept]),
+        np.array([len(trace) for trace in kept]),
+        np.array([trace.finished for trace in kept]),
+        len(repeats),
+    )
+
+
+def measure_clean(
+    q_policy: QPolicy, traces: Sequence[EpisodeTrace], plan: Plan, identity: str, advance: Advance
+) -> CleanFindings:
+    """Everything about the clean episodes; ``advance`` is told states done and in all."""
+    kept, played = distinct_episodes(traces)
+    selection = select_states(played.lengths.tolist(), plan.max_states)
+    series = [np.arange(min(len(trace), plan.series_steps)) for trace in kept]
+    rest = [np.setdiff1d(all_steps, steps) for all_steps, steps in zip(series, selection.steps, strict=True)]
+    total = len(selection) + sum(map(len, rest))
+    shape = kept[0].states([0]).shape[1:]
+
+    norms = [np.full(len(steps), np.nan) for steps in series]
+    done = 0
+
+    def note(values: NDArray[np.float64], at: Iterator[tuple[int, int]]) -> None:
+        nonlocal done
+        for value, (episode, step) in zip(values, at, strict=False):
+            if step < len(norms[episode]):
+                norms[episode][step] = value
+        done += len(values)
+        advance(min(done, total), total)
+
+    chosen = _positions(selection.steps)
+    sensitivity = _sensitivity(
+        _gradient_batches(q_policy, lambda: _pieces(kept, selection.steps, plan), plan),
+        selection.episode_of,
+        len(kept),
+        shape,
+        plan,
+        None,
+        lambda batch: note(_norms(batch), chosen),
+    )
+    others = _positions(rest)
+    for batch in _gradient_batches(q_policy, lambda: _pieces(kept, rest, plan), plan, stream=1)():
+        note(_norms(batch), others)
+
+    q_values = np.concatenate([trace.q_values for trace in kept])
+    distances = np.concatenate(
+        [
+            boundary_distances(q_policy, piece, batch_size=plan.batch_size, dtype=plan.torch_dtype)
+            for piece in _pieces(kept, selection.steps, plan)
+        ]
+    ).astype(np.float32)
+    peaks = find_peaks(norms, plan.peaks, plan.peak_separation)
+    peak_states = np.stack([kept[e].states([s])[0] for e, s in peaks]) if peaks else np.zeros((0, *shape), np.uint8)
+    gradients = np.zeros(peak_states.shape, np.float32)
+    if peaks:
+        rows = state_gradients(q_policy, peak_states, plan.temperature, dtype=plan.torch_dtype)
+        gradients = rows.reshape(peak_states.shape).astype(np.float32)
+    typical, median = _typical(kept, selection)
+    return CleanFindings(
+        identity=identity,
+        played=played,
+        sensitivity=sensitivity,
+        norms=np.concatenate(norms),
+        series_lengths=np.array([len(values) for values in norms]),
+        gaps=action_gaps(q_values).astype(np.float32),
+        scale=value_scale(q_values),
+        distances=distances,
+        distance_episodes=selection.episode_of,
+        typical_state=typical,
+        median_frame=median,
+        peaks=np.array(peaks, np.int64).reshape(-1, 2),
+        peak_states=peak_states,
+        peak_gradients=gradients,
+        peak_q_values=np.stack([kept[e].q_values[s] for e, s in peaks])
+        if peaks
+        else np.zeros((0, q_values.shape[1]), np.float32),
+        shape=tuple(int(n) for n in shape),
+        frame_stack=kept[0].frame_stack,
+    )
+
+
+def measure_null(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    clean: CleanFindings,
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+) -> ConditionFindings:
+    """Independent episodes against the clean ones."""
+    none = np.zeros(0, np.int64)
+    return ConditionFindings(identity, *_played_set(q_policy, traces, clean, plan, advance), none, none, None, None)
+
+
+def measure_shift(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    shift: Shift,
+    clean: CleanFindings,
+    clean_traces: Sequence[EpisodeTrace],
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+) -> ConditionFindings:
+    """Episodes under a shift against the clean ones, and how often it flips the action in the clean states."""
+    played, sensitivity = _played_set(q_policy, traces, clean, plan, advance)
+    kept, _ = distinct_episodes(clean_traces)
+    selection = select_states([len(trace) for trace in kept], plan.max_states)
+    flips, counts = [], []
+    for trace, steps in zip(kept, selection.steps, strict=True):
+        before = greedy_actions(q_policy, trace.states(steps))
+        after = greedy_actions(q_policy, stack_frames(shift(trace.frames), trace.frame_stack, steps))
+        flips.append(int((before != after).sum()))
+        counts.append(len(steps))
+    frame = _newest(clean)
+    example = np.stack([frame, shift(frame[None])[0]])
+    return ConditionFindings(identity, played, sensitivity, np.array(flips), np.array(counts), None, example)
+
+
+def measure_attack(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    attack: Attack,
+    clean: CleanFindings,
+    clean_traces: Sequence[EpisodeTrace],
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+) -> ConditionFindings:
+    """Clean states, attacked: their gradients, the flips, the distortion; and the episodes played under the attack.
+
+    Args:
+        q_policy: the policy.
+        traces: of the attack; may be empty.
+        attack: pixels [B, C, H, W] -> attacked pixels.
+        clean: the clean set.
+        clean_traces: its episodes.
+        plan: the settings; no more states are attacked than half the memory limit holds as gradients.
+        identity: to keep with the findings.
+        advance: told states done and in all.
+
+    Raises:
+        RoboprefError: the attack gives pixels of another shape, outside [0, 1] or not finite.
+    """
+    kept, _ = distinct_episodes(clean_traces)
+    dimension = int(np.prod(clean.shape))
+    itemsize = 8 if plan.dtype == "float64" else 4
+    fitting = max(1, plan.memory_limit // (2 * dimension * itemsize))
+    selection = select_states([len(trace) for trace in kept], min(plan.attack_states, fitting))
+    policy, device = working_copy(q_policy, torch.float32)
+    attacked_states: list[NDArray[np.float32]] = []
+    measures: list[NDArray[np.float64]] = []
+    flipped: list[NDArray[np.bool_]] = []
+    for piece in _pieces(kept, selection.steps, plan):
+        pixels = to_pixels(piece, torch.float32).to(device)
+        attacked = attack(pixels).detach().to(pixels.dtype)
+        _check_attacked(attacked, pixels)
+        attacked_states.append(attacked.cpu().numpy())
+        before = greedy_actions(policy, pixels.cpu().numpy())
+        flipped.append(before != greedy_actions(policy, attacked_states[-1]))
+        measures.append(_distortions(attacked - pixels))
+        advance(sum(map(len, attacked_states)), len(selection))
+    states, distortions, flips = np.concatenate(attacked_states), np.concatenate(measures), np.concatenate(flipped)
+    sensitivity = _sensitivity(
+        _gradient_batches(q_policy, lambda: iter([states]), plan),
+        selection.episode_of,
+        len(kept),
+        clean.shape,
+        plan,
+        clean,
+    )
+    l0, l1, l2, linf = distortions.mean(axis=0)
+    nearest = int(np.argmin(np.abs(states - clean.typical_state / np.float32(255)).sum(axis=(1, 2, 3))))
+    steps = [(episode, int(step)) for episode, steps in enumerate(selection.steps) for step in steps]
+    original = kept[steps[nearest][0]].states([steps[nearest][1]])[0]
+    example = np.stack(
+        [_newest_frame(picture, clean.frame_stack) for picture in (original, (255 * states[nearest]).round())]
+    )
+    return ConditionFindings(
+        identity=identity,
+        played=distinct_episodes(traces)[1] if traces else None,
+        sensitivity=sensitivity,
+        flips=np.array([int(flips[selection.episode_of == e].sum()) for e in range(len(kept))]),
+        flip_states=np.array([len(steps) for steps in selection.steps]),
+        distortion=Distortion(
+            float(l0), float(l1), float(l2), float(linf), float(distortions[flips, 2].mean()) if flips.any() else None
+        ),
+        example=example.astype(np.uint8),
+    )
+
+
+def _played_set(
+    q_policy: QPolicy, traces: Sequence[EpisodeTrace], clean: CleanFindings, plan: Plan, advance: Advance
+) -> tuple[Played, Sensitivity]:
+    kept, played = distinct_episodes(traces)
+    selection = select_states(played.lengths.tolist(), plan.max_states)
+    done = 0
+
+    def note(batch: NDArray[Any]) -> None:
+        nonlocal done
+        done += len(batch)
+        advance(done, len(selection))
+
+    batches = _gradient_batches(q_policy, lambda: _pieces(kept, selection.steps, plan), plan)
+    return played, _sensitivity(batches, selection.episode_of, len(kept), clean.shape, plan, clean, note)
+
+
+def _sensitivity(
+    batches: Batches,
+    episode_of: NDArray[np.int64],
+    n_episodes: int,
+    shape: tuple[int, ...],
+    plan: Plan,
+    clean: CleanFindings | None,
+    note: Callable[[NDArray[Any]], None] = lambda batch: None,
+) -> Sensitivity:
+    """Directions, and the episodes in their span and in the clean set's; what memory cannot hold is computed twice."""
+    n_states, dimension = len(episode_of), int(np.prod(shape))
+    rank = min(plan.rank, dimension)
+    itemsize = 8 if plan.dtype == "float64" else 4
+    if n_states * dimension * itemsize <= plan.memory_limit:
+        gradients = np.empty((n_states, dimension), plan.dtype)
+        done = 0
+        for batch in batches():
+            gradients[done : done + len(batch)] = batch
+            done += len(batch)
+            note(batch)
+        found = principal_directions(gradients, rank)
+
+        def again() -> Iterator[NDArray[Any]]:
+            return (gradients[start : start + 256] for start in range(0, n_states, 256))
+    else:
+        stream = StreamingDirections(dimension, fitting_rank(plan.memory_limit, dimension, rank))
+        for batch in batches():
+            stream.update(batch)
+            note(batch)
+        found = stream.result(rank)
+        again = batches
+    subspace = leading_subspace(found, *episode_grams(again(), episode_of, n_episodes, found.directions))
+    cross = np.zeros((0, rank, rank))
+    if clean is not None:
+        cross, _ = episode_grams(again(), episode_of, n_episodes, clean.sensitivity.subspace.basis)
+    return _summed_up(found, subspace_and_cross=(subspace, cross), shape=shape, k=plan.directions)
+
+
+def _summed_up(
+    found: PrincipalDirections, subspace_and_cross: tuple[Any, NDArray[np.float64]], shape: tuple[int, ...], k: int
+) -> Sensitivity:
+    subspace, cross = subspace_and_cross
+    images = found.directions[:k].reshape(-1, *shape).astype(np.float32)
+    return Sensitivity(
+        n_states=found.n_states,
+        n_zero=found.n_zero,
+        directions=images,
+        eigenvalues=found.eigenvalues,
+        trace=found.trace,
+        error_bound=found.error_bound,
+        method=found.method,
+        subspace=subspace,
+        cross_grams=cross,
+    )
+
+
+def _gradient_batches(
+    q_policy: QPolicy, pieces: Callable[[], Iterator[NDArray[Any]]], plan: Plan, stream: int = 0
+) -> Batches:
+    """The gradients of the pieces, the same ones each time it is called."""
+    return lambda: iter_state_gradients(
+        q_policy,
+        pieces(),
+        plan.temperature,
+        plan.jitter,
+        batch_size=plan.batch_size,
+        dtype=plan.torch_dtype,
+        seed=2 * plan.seed + stream,
+    )
+
+
+def _pieces(traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan) -> Iterator[NDArray[Any]]:
+    """The states of the chosen steps, a batch at a time."""
+    for trace, chosen in zip(traces, steps, strict=True):
+        for start in range(0, len(chosen), plan.batch_size):
+            yield trace.states(chosen[start : start + plan.batch_size])
+
+
+def _positions(steps: Sequence[NDArray[np.int64]]) -> Iterator[tuple[int, int]]:
+    return ((episode, int(step)) for episode, chosen in enumerate(steps) for step in chosen)
+
+
+def _norms(batch: NDArray[Any]) -> NDArray[np.float64]:
+    norms: NDArray[np.float64] = np.sqrt(np.einsum("nd,nd->n", batch, batch, dtype=np.float64))
+    return norms
+
+
+def _typical(traces: Sequence[EpisodeTrace], selection: Selection) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The state whose newest frame is nearest (L1) to the median of the chosen ones, and that median."""
+    frames = np.concatenate([trace.frames[steps] for trace, steps in zip(traces, selection.steps, strict=True)])
+    median = np.median(frames, axis=0)
+    away = [np.abs(frame - median).sum() for frame in frames]
+    episode, step = list(_positions(selection.steps))[int(np.argmin(away))]
+    return traces[episode].states([step])[0], median.astype(np.uint8)
+
+
+def _newest(clean: CleanFindings) -> NDArray[np.uint8]:
+    return _newest_frame(clean.typical_state, clean.frame_stack)
+
+
+def _newest_frame(state: NDArray[Any], frame_stack: int) -> NDArray[np.uint8]:
+    """[C, H, W] -> the newest frame, uint8 [H, W] or [H, W, 3]."""
+    channels = len(state) // frame_stack
+    frame = state[-channels:].astype(np.uint8)
+    return frame[0] if channels == 1 else np.moveaxis(frame, 0, -1)
+
+
+def _check_attacked(attacked: Tensor, pixels: Tensor) -> None:
+    if attacked.shape != pixels.shape:
+        raise RoboprefError(
+            f"an attack must keep the shape of the pixels, {tuple(pixels.shape)}; got {attacked.shape}."
+        )
+    if not (attacked.isfinite().all() and attacked.min() >= -_CHANGED and attacked.max() <= 1 + _CHANGED):
+        raise RoboprefError("an attack must give finite pixels in [0, 1].")
+
+
+def _distortions(added: Tensor) -> NDArray[np.float64]:
+    """L0, L1, L2, Linf of each of [B, C, H, W] -> [B, 4]."""
+    rows = added.flatten(1).double().abs()
+    norms = torch.stack([(rows > _CHANGED).sum(1).double(), rows.sum(1), (rows**2).sum(1).sqrt(), rows.amax(1)], dim=1)
+    values: NDArray[np.float64] = norms.cpu().numpy()
+    return values
