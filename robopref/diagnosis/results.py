@@ -372,6 +372,8 @@ class Comparison:
         energies: float64 [2, H, W], energy maps of A and B, each summing to 1.
         statements: what a reader must know first.
         settings: of the comparison.
+        directions: float32 [2, C, H, W], G_S of A and B, to be drawn side by side; None: not drawn.
+        spatials: what each direction lies over, and its Fourier power; empty: not drawn.
     """
 
     names: tuple[str, ...]
@@ -386,6 +388,8 @@ class Comparison:
     energies: Floats
     statements: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
+    directions: Floats | None = None
+    spatials: tuple[Spatial, ...] = ()
 
 
 def save_diagnosis(directory: Path, diagnosis: Diagnosis) -> None:
