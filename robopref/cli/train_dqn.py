@@ -62,6 +62,8 @@ class TrainDqn:
     """Width of the two heads' hidden layers."""
     evaluation_episodes: int = 30
     """Episodes that the final score is taken over."""
+    log_every: int = 2_000
+    """Steps between rows of metrics."""
     save_every: int = 100_000
     """Steps between saved states."""
     mixed_precision: bool = True
@@ -104,6 +106,7 @@ def run_train_dqn(config: TrainDqn) -> bool:
             network.to(device),
             spec,
             settings,
+            log_every=config.log_every,
             should_stop=interrupt,
             progress=progress,
             checkpoint=lambda trainer: trainer.save(state_path, fingerprint),
