@@ -140,3 +140,11 @@ def test_an_episode_that_ends_ends_its_exploration():
     assert (explore(greedy, 0.0, ~none) == 9).all()
     with pytest.raises(RoboprefError, match="above 1"):
         explorer(mu=1.0)
+
+
+@pytest.mark.slow
+def test_the_compiled_update_is_the_same():
+    plain, compiled, b = learner(kappa=0.5), learner(kappa=0.5, compile=True), batch()
+    for epsilon in (0.0, 1e-3, 2e-3, 3e-3):
+        errors = [made.update(b, epsilon)[0].numpy() for made in (plain, compiled)]
+        np.testing.assert_allclose(errors[1], errors[0], rtol=1e-3, atol=1e-4)

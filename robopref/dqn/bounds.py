@@ -16,14 +16,14 @@ from robopref.errors import RoboprefError
 from robopref.policies.q_network import QNetwork
 
 
-def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsilon: float) -> Tensor:
+def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsilon: float | Tensor) -> Tensor:
     """Upper bounds of Q(s', b) - Q(s', a) over all s' with |s' - s|_inf <= epsilon and pixels in [0, 1].
 
     Args:
         network: any ``QNetwork``; gradients flow into its weights.
         pixels: s [B, C, H, W] in [0, 1].
         actions: a [B].
-        epsilon: radius in pixel values of [0, 1], e.g. 1 / 255.
+        epsilon: radius in pixel values of [0, 1], e.g. 1 / 255; a tensor is not checked (that would wait for a GPU).
 
     Returns:
         [B, n_actions], 0 at a itself. The greedy action a is certified where the largest other entry is below 0.
@@ -31,7 +31,7 @@ def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsi
     Raises:
         RoboprefError: a negative radius, or a layer that has no bound here.
     """
-    if epsilon < 0:
+    if not isinstance(epsilon, Tensor) and epsilon < 0:
         raise RoboprefError(f"the radius must not be negative, got {epsilon}.")
     lower, upper = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     centre, radius = (upper + lower) / 2, (upper - lower) / 2

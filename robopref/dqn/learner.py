@@ -75,7 +75,10 @@ class Learner:
         Returns:
             Absolute TD errors [B], and metrics as scalar tensors (left on the device, so that nothing waits).
         """
-        loss, errors, metrics = self._loss(batch, epsilon)
+        robust = self.settings.kappa > 0 and epsilon > 0
+        # A tensor, so that a growing radius is not compiled anew at every step.
+        radius = torch.tensor(epsilon, device=self.device) if robust else None
+        loss, errors, metrics = self._loss(batch, radius)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.max_grad_norm)
@@ -101,7 +104,7 @@ class Learner:
         for name in ("network", "target", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
 
-    def _td_loss(self, batch: Transitions, epsilon: float) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _td_loss(self, batch: Transitions, radius: Tensor | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         with self._autocast():
             pixels = self._pixels(batch.states)
             with torch.no_grad():
@@ -112,9 +115,9 @@ class Learner:
             chosen = q_values.gather(1, batch.actions[:, None])[:, 0]
             loss = (batch.weights * functional.smooth_l1_loss(chosen, targets, reduction="none")).mean()
             metrics = {"loss/td": loss.detach(), "q/mean": q_values.detach().amax(dim=1).mean()}
-            if self.settings.kappa > 0 and epsilon > 0:
+            if radius is not None:
                 greedy = q_values.detach().argmax(dim=1)
-                margins = margin_upper_bounds(self.network, pixels, greedy, epsilon)
+                margins = margin_upper_bounds(self.network, pixels, greedy, radius)
                 hinge = robust_hinge(margins, greedy, self.settings.hinge).mean()
                 rivals = margins.detach().scatter(1, greedy[:, None], -torch.inf).amax(dim=1)
                 metrics |= {"loss/robust": hinge.detach(), "certified": (rivals < 0).float().mean()}

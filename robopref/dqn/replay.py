@@ -93,7 +93,7 @@ class PrioritizedReplay:
         self._first = torch.ones(shape, dtype=torch.bool, device=self.device)  # of its episode
         self._acted = torch.zeros(shape, dtype=torch.bool, device=self.device)
         self._priorities = torch.zeros(shape, dtype=torch.float64, device=self.device)  # to the power of alpha
-        self._highest = 1.0
+        self._highest = torch.ones((), dtype=torch.float64, device=self.device)
         self._written = 0
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
@@ -162,7 +162,7 @@ class PrioritizedReplay:
         parts = torch.arange(batch_size, dtype=torch.float64, device=self.device)
         drawn = torch.rand(batch_size, dtype=torch.float64, device=self.device, generator=self._generator)
         indices = torch.searchsorted(cumulative, (parts + drawn) / batch_size * total, right=True)
-        indices = indices.clamp(max=int(torch.searchsorted(cumulative, total)))  # rounding must not leave the last one
+        indices = indices.minimum(torch.searchsorted(cumulative, total))  # rounding must not leave the last one
         count = (self._priorities > 0).sum()
         weights = (count * self._priorities.view(-1)[indices] / total) ** -beta
         return self._transitions(indices, (weights / weights.max()).float())
@@ -170,7 +170,7 @@ class PrioritizedReplay:
     def update_priorities(self, indices: Tensor, errors: Tensor) -> None:
         """Set the priorities of drawn transitions [B] to the absolute TD errors [B]."""
         priorities = errors.detach().double().abs().to(self.device) + _PRIORITY_FLOOR
-        self._highest = max(self._highest, float(priorities.max()))
+        self._highest = self._highest.maximum(priorities.max())
         self._priorities.view(-1)[indices] = priorities**self.alpha
 
     def state_dict(self) -> dict[str, Any]:
@@ -193,7 +193,8 @@ class PrioritizedReplay:
                     "go on with the settings it was started with."
                 )
             own.copy_(state[name])
-        self._highest, self._written = state["highest"], state["written"]
+        self._highest.fill_(state["highest"])
+        self._written = state["written"]
         self._generator.set_state(state["generator"].cpu())
 
     def _transitions(self, indices: Tensor, weights: Tensor) -> Transitions:
