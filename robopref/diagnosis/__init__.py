@@ -1,6 +1,7 @@
 """How stable a policy's decisions are: gradients, principal directions, shifts and attacks."""
 
 from robopref.diagnosis.collection import EpisodeTrace, collect_episodes
+from robopref.diagnosis.comparison import compare
 from robopref.diagnosis.decisions import action_gaps, boundary_distances, greedy_actions
 from robopref.diagnosis.directions import PrincipalDirections, StreamingDirections, principal_directions
 from robopref.diagnosis.fourier import power_spectrum, radial_profile
@@ -27,6 +28,7 @@ __all__ = [
     "bootstrap_quotient",
     "boundary_distances",
     "collect_episodes",
+    "compare",
     "diagnose",
     "feature_correlation_quotient",
     "find_peaks",

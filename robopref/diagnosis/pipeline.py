@@ -103,14 +103,12 @@ class _Run:
             if names.count(name) > 1:
                 raise RoboprefError(f"two sets would be called {name!r}: give the shift or attack another name.")
         clean = self._kept.get("clean", CleanFindings, self._id("clean"), self._measure_clean)
-        random = self._kept.get("random", RandomFindings, self._id("random"), lambda: self._random(clean))
+        random = self._kept.get("random", RandomFindings, self._id("random"), partial(self._random, clean))
         measured = []
         if self._plan.null:
             measured.append(self._condition("null", "null", _NULL, partial(self._null, clean)))
         for name, shift in shifts.items():
-            measured.append(
-                self._condition(name, "shift", str(shift), lambda n=name, s=shift: self._shift(n, s, clean))
-            )
+            measured.append(self._condition(name, "shift", str(shift), partial(self._shift, name, shift, clean)))
         for name, attack in attacks.items():
             measure = partial(self._attack, name, attack, clean)
             measured.append(self._condition(name, "attack", _attack_text(attack), measure))
