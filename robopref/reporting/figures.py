@@ -49,7 +49,10 @@ _STYLE: dict[Any, Any] = {  # the stubs list every key there is as a literal typ
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn figure: SVG text, its title, what a reader should see in it, and the same in words (``alt``)."""
+    """A drawn figure: SVG text, its title, what a reader should see in it, and the same in words (``alt``).
+
+    ``png`` is the same picture in pixels, for where no SVG can go; empty where none was drawn.
+    """
 
     name: str
     svg: str
@@ -57,6 +60,7 @@ class Chart:
     caption: str
     alt: str
     wide: bool = False
+    png: bytes = b""
 
 
 @contextmanager
@@ -73,6 +77,13 @@ def to_svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None}, transparent=False, facecolor="white")
     return text.getvalue()
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as PNG bytes that depend on nothing but what is drawn."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=dpi, metadata={"Software": None}, facecolor="white")
+    return data.getvalue()
 
 
 def percent_axis(axes: Axes, label: str, *, vertical: bool = False) -> None:

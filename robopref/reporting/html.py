@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from robopref.evaluation.statistics import Estimate, bootstrap_ratio
-from robopref.reporting.figures import STAGE_NAMES, Chart
+from robopref.reporting.figures import STAGE_NAMES
 from robopref.reporting.outcome_figures import (
     difference_text,
     lengths_figure,
@@ -22,6 +18,7 @@ from robopref.reporting.outcome_figures import (
     rates_figure,
     solved_within_figure,
 )
+from robopref.reporting.page import setting_tables, shown, write_page
 from robopref.reporting.results import MEASURES, RunResults, read_results
 from robopref.reporting.training_figures import curve_figures, shares_figure, timeline_figure
 from robopref.trajectory import Actor
@@ -41,19 +38,7 @@ def write_report(run_directory: Path) -> Path:
         RoboprefError: there is no such directory, or a result file is damaged.
     """
     results = read_results(run_directory)
-    environment = Environment(
-        loader=PackageLoader("robopref.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html.j2").render(report_contents(results))
-    path = run_directory / "report.html"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_page(run_directory / "report.html", "report.html.j2", report_contents(results))
 
 
 def report_contents(results: RunResults) -> dict[str, Any]:
@@ -75,14 +60,14 @@ def report_contents(results: RunResults) -> dict[str, Any]:
         "verdicts": [verdict(measure, results.differences[measure]) for measure in results.differences],
         "stages": [STAGE_NAMES[stage].capitalize() for stage in results.rates],
         "rows": _headline(results),
-        "outcome_charts": [_shown(chart) for chart in outcome_charts],
+        "outcome_charts": [shown(chart) for chart in outcome_charts],
         "outcomes": outcomes,
         "episodes_known": bool(evaluated),
-        "timeline": [_shown(timeline_figure(results.timeline))] if results.timeline else [],
+        "timeline": [shown(timeline_figure(results.timeline))] if results.timeline else [],
         "deployment": _deployment(results),
-        "shares": [_shown(shares)] if shares else [],
+        "shares": [shown(shares)] if shares else [],
         "curves": {
-            stage: [_shown(chart) for chart in curve_figures(stage, results.curves.get(stage, ()))]
+            stage: [shown(chart) for chart in curve_figures(stage, results.curves.get(stage, ()))]
             for stage in ("train", "refine")
         },
         "films": [
@@ -150,19 +135,6 @@ def _deployment(results: RunResults) -> str:
     )
 
 
-def _shown(chart: Chart) -> dict[str, Any]:
-    """A chart as an image of its own: identifiers inside one SVG never meet those of another."""
-    address = "data:image/svg+xml;base64," + base64.b64encode(chart.svg.encode()).decode("ascii")
-    return {
-        "address": address,
-        "title": chart.title,
-        "caption": chart.caption,
-        "alt": chart.alt,
-        "wide": chart.wide,
-        "name": chart.name,
-    }
-
-
 def _making(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The tables of how it was made; those of which the summary says nothing are absent."""
     # The operator's share is told with its interval beside the timeline.
@@ -180,28 +152,4 @@ def _making(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         "Refinement": summary.get("recipe") or {},
         "Versions": summary.get("versions") or {},
     }
-    return [{"title": title, "entries": _entries(table)} for title, table in tables.items() if table]
-
-
-def _entries(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    entries: list[tuple[str, str]] = []
-    for name, value in values.items():
-        told = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, Mapping):
-            entries += _entries(value, f"{told}: ")
-        else:
-            entries.append((told, _value(value)))
-    return entries
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "not set"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        numbers = [x for x in value if isinstance(x, int)]
-        if len(numbers) == len(value) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
-            return f"{numbers[0]} to {numbers[-1]} ({len(numbers)})"
-        return ", ".join(map(_value, value))
-    return str(value)
+    return setting_tables(tables)
