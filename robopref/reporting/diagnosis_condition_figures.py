@@ -1,0 +1,267 @@
+"""Figures of the null control, the shifts and the attacks: quotients, flipped actions, returns, what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from robopref.diagnosis.results import Competence, Condition
+from robopref.reporting.diagnosis_drawing import (
+    WIDTH,
+    finished,
+    grouped_rows,
+    interval_row,
+    label_rows,
+    plain_log_ticks,
+    show_picture,
+    signed_over_frame,
+)
+from robopref.reporting.diagnosis_words import (
+    BELOW,
+    KIND_NAMES,
+    condition_names,
+    estimate_text,
+    has_interval,
+    intervals_text,
+    number,
+    percent_text,
+    told_apart,
+)
+from robopref.reporting.figures import Chart, drawing, percent_axis, zero_line
+from robopref.reporting.palette import BLACK, BLUE, GREY, LIGHT_GREY, VERMILLION
+
+_KIND_COLORS = {"null": BLACK, "shift": BLUE, "attack": VERMILLION}
+_KIND_MARKERS = {"null": "D", "shift": "o", "attack": "s"}
+_ROW = 0.235  # inches
+
+
+def _groups(conditions: Sequence[Condition], kinds: Sequence[str]) -> list[tuple[str, list[str]]]:
+    names = condition_names(conditions)
+    return [
+        (
+            "" if kind == "null" else KIND_NAMES[kind],
+            [n for n, c in zip(names, conditions, strict=True) if c.kind == kind],
+        )
+        for kind in kinds
+    ]
+
+
+def _height(groups: Sequence[tuple[str, Sequence[str]]]) -> float:
+    return 0.75 + _ROW * sum(len(names) + (1.15 if group else 0.25) for group, names in groups if names)
+
+
+def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> Chart | None:
+    """Lambda of every condition with its interval, the null's interval as a band; None where none is defined."""
+    shown = [condition for condition in conditions if condition.quotient is not None]
+    if not shown:
+        return None
+    null = next((condition for condition in shown if condition.kind == "null"), None)
+    names = condition_names(shown)
+    groups = _groups(shown, ("null", "shift", "attack"))
+    rows, headers = grouped_rows(groups)
+    told = []
+    with drawing(WIDTH, _height(groups)) as figure:
+        axes = figure.subplots()
+        if null is not None and null.quotient is not None and has_interval(null.quotient):
+            axes.axvspan(null.quotient.low, null.quotient.high, color=LIGHT_GREY, alpha=0.75, linewidth=0, zorder=0)
+        for condition, name in zip(shown, names, strict=True):
+            assert condition.quotient is not None
+            verdict = told_apart(condition, null)
+            group = "" if condition.kind == "null" else KIND_NAMES[condition.kind]
+            interval_row(
+                axes, rows[group, name], condition.quotient, color=_KIND_COLORS[condition.kind],
+                marker=_KIND_MARKERS[condition.kind], filled=condition.kind == "null" or "not told" not in verdict,
+            )  # fmt: skip
+            told.append(f"{name} {estimate_text(condition.quotient)}{', ' + verdict if verdict else ''}")
+        label_rows(axes, rows, headers)
+        axes.set(xlim=(-0.02, 1.02), xlabel="feature correlation quotient \u039b with the clean episodes")
+        n = min(condition.quotient.n for condition in shown if condition.quotient is not None)
+        caption = "\u039b near 1: the decisions are sensitive along the same direction as in the clean episodes. "
+        if null is not None:
+            caption += (
+                "The null control is other episodes of the same policy, without any shift: what chance alone does. "
+                "Its interval is the grey band. Filled marks are told apart from it; hollow marks are not told "
+                "apart: their interval overlaps the band, or the interval of the difference holds zero. "
+            )
+        else:
+            caption += "There is no null control, so nothing here can be told apart from chance. "
+        caption += f"Lines: {intervals_text(n, confidence)}."
+        apart = sum(told_apart(condition, null) == BELOW for condition in shown)
+        alt = f"{apart} of {sum(c.kind != 'null' for c in shown)} lie below the null control. {'; '.join(told)}."
+        return finished(figure, "quotients", "Does a shift change what the policy is sensitive to?", caption, alt)
+
+
+def flips_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> Chart | None:
+    """How often each shift and attack flips the greedy action; None where that is not known."""
+    shown = [condition for condition in conditions if condition.flips is not None]
+    if not shown:
+        return None
+    names = condition_names(shown)
+    groups = _groups(shown, ("shift", "attack"))
+    rows, headers = grouped_rows(groups)
+    with drawing(WIDTH, _height(groups)) as figure:
+        axes = figure.subplots()
+        for condition, name in zip(shown, names, strict=True):
+            assert condition.flips is not None
+            y = rows[KIND_NAMES[condition.kind], name]
+            flips = condition.flips
+            axes.barh(y, 100 * flips.value, 0.62, color=_KIND_COLORS[condition.kind], alpha=0.35, linewidth=0)
+            if has_interval(flips):
+                axes.plot([100 * flips.low, 100 * flips.high], [y, y], color=BLACK, linewidth=1.6)
+            axes.plot(100 * flips.value, y, "|", color=BLACK, ms=9, mew=1.8)
+        label_rows(axes, rows, headers)
+        percent_axis(axes, "clean states whose greedy action changes [%]")
+        n = min(condition.flips.n for condition in shown if condition.flips is not None)
+        caption = (
+            "The clean states, seen under each shift or attack: how many lead to another greedy action. For an attack "
+            "this is its success rate. "
+        )
+        caption += f"Lines: {intervals_text(n, confidence)}."
+        alt = "; ".join(f"{name} {percent_text(c.flips)}" for name, c in zip(names, shown, strict=True))
+        return finished(figure, "flips", "How often the action changes", caption, alt + ".")
+
+
+def returns_figure(conditions: Sequence[Condition], competence: Competence, confidence: float = 0.95) -> Chart | None:
+    """The return under each condition, and how far it lies from the clean return of the same seeds."""
+    shown = [condition for condition in conditions if condition.score is not None]
+    if not shown:
+        return None
+    names = condition_names(shown)
+    groups = _groups(shown, ("null", "shift", "attack"))
+    rows, headers = grouped_rows([("", ["clean"]), *groups])
+    short = any(condition.score_steps is not None for condition in shown)
+    with drawing(WIDTH, _height(groups) + 0.75) as figure:
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
+        clean = competence.score
+        if has_interval(clean):
+            left.axvspan(clean.low, clean.high, color=LIGHT_GREY, alpha=0.75, linewidth=0, zorder=0)
+        interval_row(left, rows["", "clean"], clean, marker="D")
+        left.axvline(
+            competence.random_score.value,
+            color=VERMILLION,
+            linewidth=1.4,
+            linestyle=(0, (5, 2)),
+            label="random actions",
+        )
+        for condition, name in zip(shown, names, strict=True):
+            y = rows["" if condition.kind == "null" else KIND_NAMES[condition.kind], name]
+            color, marker = _KIND_COLORS[condition.kind], _KIND_MARKERS[condition.kind]
+            whole = condition.score_steps is None
+            if condition.score is not None:
+                interval_row(left, y, condition.score, color=color if whole else GREY, marker=marker, filled=whole)
+            difference = condition.score_difference
+            if difference is not None:
+                clear = has_interval(difference) and not difference.low <= 0 <= difference.high
+                interval_row(right, y, difference, color=color, marker=marker, filled=clear)
+        label_rows(left, rows, headers)
+        right.tick_params(axis="y", length=0)
+        right.grid(axis="y", visible=False)
+        zero_line(right, vertical=True)
+        left.set(xlabel="mean return of an episode")
+        right.set(xlabel="return minus clean return")
+        left.set_title("Return")
+        right.set_title("Paired difference to clean")
+        figure.legend(loc="outside upper right", handlelength=2.6)
+        caption = (
+            "Left: mean returns; the grey band is the clean interval, the dashed line what random actions score "
+            f"({estimate_text(competence.random_score)}, n = {competence.random_score.n}). Right: difference to the "
+            "clean episodes of the same seeds; a filled mark's interval leaves zero aside. Lines: "
+            f"{intervals_text(clean.n, confidence)}"
+        )
+        if short:
+            steps = sorted({c.score_steps for c in shown if c.score_steps is not None})
+            n = min(c.score.n for c in shown if c.score is not None and c.score_steps is not None)
+            caption += (
+                f", attacks n = {n}, cut after {', '.join(map(str, steps))} steps: their returns (grey, hollow) stand "
+                "only beside clean returns cut alike, as in the difference"
+            )
+        caption += "."
+        told = [f"clean {estimate_text(clean)}", f"random {estimate_text(competence.random_score)}"]
+        told += [
+            f"{name} {estimate_text(c.score)}"
+            + (f", difference {estimate_text(c.score_difference)}" if c.score_difference is not None else "")
+            for name, c in zip(names, shown, strict=True)
+        ]
+        return finished(figure, "returns", "Return under each shift", caption, "; ".join(told) + ".")
+
+
+def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Chart | None:
+    """Success rate of each attack beside the distortion it needed; None where there is none."""
+    shown = [a for a in attacks if a.distortion is not None and a.flips is not None]
+    if not shown:
+        return None
+    names = condition_names(shown)
+    rows, headers = grouped_rows([("", names)])
+    with drawing(WIDTH, 0.85 + 0.3 * len(shown)) as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for attack, name in zip(shown, names, strict=True):
+            assert attack.flips is not None
+            assert attack.distortion is not None
+            y = rows["", name]
+            scaled = attack.flips
+            if has_interval(scaled):
+                left.plot([100 * scaled.low, 100 * scaled.high], [y, y], color=VERMILLION, linewidth=2)
+            left.plot(100 * scaled.value, y, "s", color=VERMILLION, ms=6.5)
+            right.plot(attack.distortion.l2, y, "s", color=VERMILLION, markerfacecolor="white", ms=6.5, mew=1.5)
+            if attack.distortion.l2_of_successes is not None:
+                right.plot(attack.distortion.l2_of_successes, y, "s", color=VERMILLION, ms=6.5)
+        label_rows(left, rows, headers)
+        percent_axis(left, "success rate [%]")
+        sizes = [a.distortion.l2 for a in shown if a.distortion is not None]
+        if min(sizes) > 0 and max(sizes) > 20 * min(sizes):
+            right.set_xscale("log")
+            plain_log_ticks(right, vertical=False)
+        else:
+            right.set_xlim(0, 1.15 * max(sizes) or 1.0)
+        right.set(xlabel="mean distortion [L2, pixels in [0, 1]]")
+        right.tick_params(axis="y", length=0)
+        caption = (
+            "Left: share of attacked states whose greedy action flipped; lines: "
+            f"{intervals_text(min(a.flips.n for a in shown if a.flips is not None), confidence)}. Right: mean L2 size of what was "
+            "added, over the states that flipped (filled) and over all (hollow). Strong attacks are far right on the "
+            "left side and far left on the right side; attacks stop at different points, so neither stands alone."
+        )
+        alt = "; ".join(
+            f"{name} flips {percent_text(a.flips)} at mean L2 {number(a.distortion.l2)}"
+            for name, a in zip(names, shown, strict=True)
+            if a.distortion is not None
+        )
+        return finished(figure, "attacks", "Attacks: success and distortion", caption, alt + ".")
+
+
+def examples_figure(conditions: Sequence[Condition]) -> Chart | None:
+    """One frame under every shift and attack, and what changed in it; None where there are no examples."""
+    shown = [condition for condition in conditions if condition.example is not None]
+    if not shown:
+        return None
+    names = condition_names(shown)
+    columns = min(6, max(4, len(shown)))
+    bands = -(-len(shown) // columns)
+    side = (WIDTH - 0.3) / columns
+    with drawing(WIDTH, bands * (2 * (side + 0.06) + 0.42)) as figure:
+        grid = figure.subplots(2 * bands, columns, squeeze=False)
+        for index, (condition, name) in enumerate(zip(shown, names, strict=True)):
+            assert condition.example is not None
+            band, column = divmod(index, columns)
+            before, after = condition.example
+            change = after.astype(np.float64) - before
+            change = change.mean(-1) if change.ndim == 3 else change
+            largest = float(np.abs(change).max())
+            show_picture(grid[2 * band, column], after)
+            show_picture(grid[2 * band + 1, column], signed_over_frame(change, before, max(largest, 1.0)))
+            grid[2 * band, column].set_title(_wrapped(name), fontsize=8)
+            grid[2 * band + 1, column].set_xlabel(f"largest: {number(largest)} of 255", fontsize=7.5)
+        for axes in grid.T.reshape(columns, bands, 2).transpose(1, 0, 2).reshape(-1, 2)[len(shown) :].flat:
+            axes.set_axis_off()
+        caption = (
+            "The newest frame of a clean state as the policy sees it under each shift or attack, and below what "
+            "changed (yellow: brighter, blue: darker), each on its own scale up to its largest change in grey levels. "
+            "Shown in 256 levels: what an attack adds may be finer."
+        )
+        alt = "Examples of " + ", ".join(names) + "."
+        return finished(figure, "examples", "What the shifts look like", caption, alt)
+
+
+def _wrapped(name: str) -> str:
+    return name.replace(" and ", "\nand ") if len(name) > 16 else name

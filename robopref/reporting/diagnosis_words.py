@@ -1,0 +1,110 @@
+"""How the diagnosis reports write numbers and names, and when they say that a shift is told apart from the null."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from robopref.diagnosis.results import Condition
+from robopref.evaluation.statistics import Estimate
+
+_NAMES = {
+    "null": "null control",
+    "brightness_contrast": "brightness and contrast",
+    "gaussian_blur": "Gaussian blur",
+    "jpeg": "JPEG",
+    "carlini_wagner": "Carlini-Wagner",
+    "elastic_net": "Elastic-Net",
+    "deepfool": "DeepFool",
+    "nesterov": "Nesterov FGSM",
+}
+KIND_NAMES = {"null": "null control", "shift": "natural shifts", "attack": "attacks"}
+BELOW, ABOVE, APART_UNCLEAR, NOT_APART = (
+    "below the null",
+    "above the null",
+    "not told apart (the intervals overlap, though that of the difference leaves zero aside)",
+    "not told apart",
+)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """``value`` to so many significant digits, with a true minus sign: ``−0.0123``, ``41 200``, ``3.1e−9``."""
+    size = abs(value)
+    if size >= 10**digits and size < 1e7:
+        text = f"{value:,.0f}".replace(",", "\u202f")  # narrow no-break spaces between thousands
+    else:
+        text = f"{value:.{digits}g}"
+        if "e" in text:
+            mantissa, exponent = text.split("e")
+            text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "\u2212")
+
+
+def estimate_text(estimate: Estimate | None, scale: float = 1.0, digits: int = 3) -> str:
+    """``0.49 [0.41, 0.55]``; says so where there is no value, or no interval because one episode has none."""
+    if estimate is None:
+        return "not defined"
+    value = number(scale * estimate.value, digits)
+    if not has_interval(estimate):
+        return f"{value} (no interval, n\u00a0=\u00a0{estimate.n})"
+    return f"{value} [{number(scale * estimate.low, digits)}, {number(scale * estimate.high, digits)}]"
+
+
+def percent_text(estimate: Estimate | None) -> str:
+    """``12.3 % [8.1, 17.0]`` of a share in [0, 1]."""
+    if estimate is None:
+        return "not defined"
+    value = f"{100 * estimate.value:.1f}\u00a0%"
+    if not has_interval(estimate):
+        return f"{value} (no interval, n\u00a0=\u00a0{estimate.n})"
+    return f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def has_interval(estimate: Estimate) -> bool:
+    """One unit says nothing about how others would differ, whatever the resampling returned."""
+    return estimate.n > 1
+
+
+def episodes_text(n: int) -> str:
+    """``1 episode``, ``10 episodes``."""
+    return f"{n}\u00a0episode{'' if n == 1 else 's'}"
+
+
+def intervals_text(n: int, confidence: float) -> str:
+    """What the lines through the marks are: ``95 % bootstrap intervals over 10 episodes``, or that there are none."""
+    if n < 2:
+        return f"no intervals (n\u00a0=\u00a0{n})"
+    return f"{100 * confidence:g}\u00a0% bootstrap intervals over {episodes_text(n)}"
+
+
+def condition_name(name: str) -> str:
+    """A readable name of a condition."""
+    return _NAMES.get(name, name.replace("_", " "))
+
+
+def condition_names(conditions: Sequence[Condition]) -> list[str]:
+    """A readable name of each; with the settings where two would have the same."""
+    names = [condition_name(condition.name) for condition in conditions]
+    return [
+        f"{name} ({condition.detail})" if names.count(name) > 1 and condition.detail else name
+        for name, condition in zip(names, conditions, strict=True)
+    ]
+
+
+def told_apart(condition: Condition, null: Condition | None) -> str:
+    """What the intervals say about a quotient beside the null's; empty where there is nothing to compare.
+
+    It counts as told apart only if neither its interval overlaps the null's nor the interval of their difference holds
+    zero: the first is what a figure shows, the second is the sharper test.
+    """
+    if null is None or condition.kind == "null" or condition.quotient is None or null.quotient is None:
+        return ""
+    if not (has_interval(condition.quotient) and has_interval(null.quotient)):
+        return NOT_APART
+    difference = condition.below_null
+    clear = difference is not None and not difference.low <= 0 <= difference.high
+    overlapping = condition.quotient.high >= null.quotient.low and condition.quotient.low <= null.quotient.high
+    if not clear:
+        return NOT_APART
+    if overlapping:
+        return APART_UNCLEAR
+    return BELOW if condition.quotient.value < null.quotient.value else ABOVE
