@@ -11,14 +11,14 @@ Geometry is sampled bilinearly, and what comes in from outside repeats the neare
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from robopref.diagnosis.named_settings import make_named, parse_named, settings_text
 from robopref.errors import RoboprefError
 
 Frame = NDArray[Any]  # uint8, which OpenCV's own types do not say
@@ -50,8 +50,7 @@ class Shift(ABC):
         """One frame [H, W] or [H, W, C]; OpenCV drops the last axis where C is 1."""
 
     def __str__(self) -> str:
-        settings = ",".join(f"{field.name}={getattr(self, field.name)}" for field in fields(self))
-        return f"{self.name}:{settings}"
+        return settings_text(self.name, self)
 
 
 def _require(holds: bool, shift: Shift, what: str) -> None:
@@ -197,39 +196,13 @@ def make_shift(name: str, **settings: Any) -> Shift:
     Raises:
         RoboprefError: no such shift, no such setting, or a value that is no finite number or out of range.
     """
-    if name not in SHIFTS:
-        raise RoboprefError(f"no shift is called {name!r}; there are {', '.join(SHIFTS)}.")
-    kinds = {field.name: type(getattr(SHIFTS[name], field.name)) for field in fields(SHIFTS[name])}
-    for setting in settings:
-        if setting not in kinds:
-            raise RoboprefError(f"{name} has no setting {setting!r}; it has {', '.join(kinds)}.")
-    make: Callable[..., Shift] = type(SHIFTS[name])
-    return make(**{key: _number(name, key, value, kinds[key]) for key, value in settings.items()})
+    return make_named("shift", SHIFTS, name, settings)
 
 
 def parse_shift(text: str) -> Shift:
     """A shift out of text: ``rotation``, ``rotation:degrees=3`` or ``translation:dx=2,dy=0``.
 
     Raises:
-        RoboprefError: the text has another form, or as ``make_shift``.
+        RoboprefError: the text has another form or gives a setting twice, or as ``make_shift``.
     """
-    name, colon, rest = text.strip().partition(":")
-    settings: dict[str, str] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise RoboprefError(f"shift {text!r}: write settings as name=value, e.g. rotation:degrees=2.")
-        settings[key.strip()] = value.strip()
-    return make_shift(name.strip(), **settings)
-
-
-def _number(name: str, setting: str, value: Any, kind: type) -> int | float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise RoboprefError(f"{name}: {setting} must be a number, got {value!r}.") from None
-    if not np.isfinite(number) or (kind is int and not number.is_integer()):
-        raise RoboprefError(
-            f"{name}: {setting} must be {'a whole' if kind is int else 'a finite'} number, got {value}."
-        )
-    return kind(number)
+    return parse_named("shift", SHIFTS, text, "rotation:degrees=2")
