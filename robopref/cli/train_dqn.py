@@ -58,6 +58,8 @@ class TrainDqn:
     epsilon_start: float = 1.0
     epsilon_end: float = 0.01
     epsilon_steps: int = 50_000
+    exploration_mu: float = 2.0
+    """Random actions last n steps with probability ~ n^-mu; inf: one step, plain epsilon-greedy."""
     hidden: int = 256
     """Width of the two heads' hidden layers."""
     evaluation_episodes: int = 30
@@ -148,6 +150,7 @@ def _settings(config: TrainDqn) -> DQNSettings:
         epsilon_start=config.epsilon_start,
         epsilon_end=config.epsilon_end,
         epsilon_steps=config.epsilon_steps,
+        exploration_mu=config.exploration_mu,
         robust_radius=config.radius / 255,
         robust_start=config.robust_start,
         robust_ramp=config.robust_ramp,
