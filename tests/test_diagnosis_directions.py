@@ -81,6 +81,22 @@ def test_a_flat_spectrum_in_the_iterative_solver():
     assert angle(found.directions, vectors[:3]) < 1e-6
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(40, 700), (700, 800), (900, 600)])
+@pytest.mark.parametrize("second", [0.1, 0.999, 1.0])
+def test_further_directions_are_rough_and_leave_the_first_ones_alone(dtype, shape, second):
+    spectrum = np.concatenate([[1.0, second], 0.05 * 0.98 ** np.arange(30)])
+    gradients, right = with_spectrum(*shape, spectrum)
+    found = principal_directions(gradients.astype(dtype), 2, further=10)
+    np.testing.assert_allclose(found.eigenvalues[:2], spectrum[:2], rtol=1e-6)
+    assert angle(found.directions[:2], right[:2]) < 1e-4
+    np.testing.assert_allclose(found.eigenvalues[2:], spectrum[2:12], atol=1e-3)
+    np.testing.assert_allclose(found.directions @ found.directions.T, np.eye(12), atol=1e-6)
+    assert (np.diff(found.eigenvalues) <= 0).all()
+    assert found.error_bound < 1e-5
+    assert len(principal_directions(gradients[:, :20], 2, further=100).eigenvalues) == 20
+
+
 def test_six_equal_eigenvalues_are_all_found():
     gradients, right = with_spectrum(600, 650, np.array([1.0] * 6 + [0.5] * 10))
     found = principal_directions(gradients, 6)
@@ -178,6 +194,7 @@ def test_more_than_the_memory_limit_is_streamed():
     for streamed in (
         principal_directions(gradients, 2, memory_limit=gradients.nbytes - 1),
         principal_directions(iter(pieces), 2, memory_limit=2 * gradients.nbytes - 1),
+        principal_directions(iter(pieces), 1, further=1, memory_limit=2 * gradients.nbytes - 1),
     ):
         assert streamed.method == "streaming"
         np.testing.assert_allclose(streamed.directions, whole.directions, atol=1e-6)
@@ -197,6 +214,8 @@ def test_more_than_the_memory_limit_is_streamed():
         (np.ones((3, 4)), 0, "k must lie"),
         (np.array([[1.0, np.nan]]), 1, "finite"),
         (np.array([[1.0, np.inf]]), 1, "finite"),
+        (np.array([[1.0, -np.inf]]), 1, "finite"),
+        (np.array([[1.0, 1e200]]), 1, "square overflows"),
     ],
 )
 def test_bad_input_is_refused(gradients, k, message):

@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 from robopref.errors import RoboprefError
 
 _DENSE_SIDE = 512  # up to here the Gram matrix of the shorter side is formed
-_BLOCK_BYTES = 32 * 2**20  # rows converted to float64 at once
+_BLOCK_BYTES = 4 * 2**20  # rows converted to float64 at once: few enough to stay in the cache
 _INNER = 4096  # terms summed in float32 before the sum moves on to float64
 _LARGEST_RANK = 256
 _SHRUNK_SHARE = 0.2  # of the kept rows, as in Desai et al.
+_ROUGH = 1e-3  # residual of the further directions, over lambda_1
 _SMALLEST_TRACE = 1e-290  # below, squares of gradients lose their digits even in float64
 
 
@@ -42,8 +43,9 @@ class PrincipalDirections:
         n_states: states behind L.
         n_zero: of these, states whose gradient is exactly zero.
         trace: of L, the sum of squared gradient norms.
-        error_bound: an eigenvalue lies this close to each one given. "exact": the residual norm |L v - lambda v|, in
-            float64. "streaming": eigenvalues given are never above the true ones, nor further than this below them.
+        error_bound: an eigenvalue lies this close to each one given ("further" ones aside). "exact": the residual norm
+            |L v - lambda v|, in float64. "streaming": eigenvalues given are never above the true ones, nor further
+            than this below them.
         method: how they were found.
     """
 
@@ -76,13 +78,20 @@ class PrincipalDirections:
 
 
 def principal_directions(
-    gradients: NDArray[Any] | Iterable[NDArray[Any]], k: int = 2, *, memory_limit: int | None = None
+    gradients: NDArray[Any] | Iterable[NDArray[Any]],
+    k: int = 2,
+    *,
+    further: int = 0,
+    memory_limit: int | None = None,
 ) -> PrincipalDirections:
     """The k leading eigenvectors of L = sum of g g^T over the rows g of ``gradients``.
 
     Args:
         gradients: [N, d] floats, or an iterable of such pieces [n, d] (a generator of batches, say).
         k: directions asked for, 1 <= k <= d.
+        further: directions after these that may be rough, for a basis rather than for themselves: in memory they are
+            taken as soon as their residual norm is a thousandth of lambda_1, which saves most of the work where the
+            spectrum is flat. ``error_bound`` does not speak of them. As many as there are up to d.
         memory_limit: bytes that may be held. When the gradients (twice over, if they come in pieces) exceed it, they
             are streamed through ``StreamingDirections`` of the rank that fits. Without it all are held in memory.
 
@@ -104,16 +113,16 @@ def principal_directions(
             pieces.append(piece)
             held += piece.nbytes * (1 if whole else 2)  # pieces are copied into one matrix at the end
             if memory_limit is not None and held > memory_limit:
-                stream = StreamingDirections(piece.shape[1], fitting_rank(memory_limit, piece.shape[1], k))
+                stream = StreamingDirections(piece.shape[1], fitting_rank(memory_limit, piece.shape[1], k + further))
                 while pieces:
                     stream.update(pieces.pop(0))
         else:
             stream.update(piece)
     if stream is not None:
-        return stream.result(k)
+        return stream.result(min(k + further, stream.dimension))
     if held == 0:
         raise RoboprefError("principal directions need at least one gradient, got an empty set.")
-    return _exact(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), k)
+    return _exact(pieces[0] if len(pieces) == 1 else np.concatenate(pieces), k, further)
 
 
 class StreamingDirections:
@@ -192,34 +201,46 @@ class StreamingDirections:
         self.error_bound += lost
 
 
-def _exact(gradients: NDArray[Any], k: int) -> PrincipalDirections:
+def _exact(gradients: NDArray[Any], k: int, further: int = 0) -> PrincipalDirections:
     n_states, dimension = gradients.shape
-    squares = np.concatenate([_squared_norms(block) for block in _blocks(gradients)])
-    trace, n_zero = float(squares.sum()), int((squares == 0).sum())
-    if trace < _SMALLEST_TRACE:
-        return _assemble(np.zeros((0, dimension)), np.zeros(0), k, n_states, n_zero, trace, 0.0, "exact")
+    rank = min(k + further, dimension)
+    largest = _largest(gradients)
+    if largest == 0:
+        return _assemble(np.zeros((0, dimension)), np.zeros(0), rank, n_states, n_states, 0.0, 0.0, "exact")
     wide = gradients if n_states <= dimension else gradients.T
     if len(wide) <= _DENSE_SIDE:
-        vectors = _gram_vectors(wide, k)
+        vectors = _gram_vectors(wide, rank)
     else:
-        vectors = _block_lanczos(wide, k, scale=float(np.sqrt(squares.max())))
+        vectors = _block_lanczos(wide, k, rank, scale=largest * np.sqrt(dimension))
     if n_states <= dimension:
         vectors = _product(wide.T, vectors)
     basis = np.linalg.qr(vectors / np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(np.float64).tiny))[0]
 
-    # Rayleigh-Ritz in float64, whatever the precision of the gradients: one more pass for the values and the residual.
-    image = np.zeros_like(basis)
+    # Rayleigh-Ritz twice: for all of them in the precision of the gradients, for the first k in float64.
+    shared = _product(gradients, basis)
+    values, rotation = scipy.linalg.eigh(shared.T @ shared)
+    values, basis = values[::-1], basis @ rotation[:, ::-1]
+    first, image, trace, n_zero = basis[:, :k], np.zeros((dimension, min(k, basis.shape[1]))), 0.0, 0
     for block in _blocks(gradients):
-        image += block.T @ (block @ basis)
-    values, rotation = scipy.linalg.eigh(basis.T @ image)
-    values, rotation = values[::-1], rotation[:, ::-1]
-    residual = np.linalg.norm(image @ rotation - basis @ rotation * values, axis=0).max()
-    rows = (basis @ rotation).T
-    return _assemble(rows, values, k, n_states, n_zero, trace, float(residual), "exact")
+        squares = np.einsum("nd,nd->n", block, block)
+        trace += float(squares.sum())
+        n_zero += int((~block.any(axis=1)).sum())
+        image += block.T @ (block @ first)
+    if trace < _SMALLEST_TRACE:
+        return _assemble(np.zeros((0, dimension)), np.zeros(0), rank, n_states, n_zero, trace, 0.0, "exact")
+    refined, rotation = scipy.linalg.eigh(first.T @ image)
+    refined, rotation = refined[::-1], rotation[:, ::-1]
+    residual = np.linalg.norm(image @ rotation - first @ rotation * refined, axis=0).max()
+    basis = np.hstack([first @ rotation, basis[:, k:]])
+    values = np.concatenate([refined, np.minimum(values[k:], refined[-1])])
+    return _assemble(basis.T, values, rank, n_states, n_zero, trace, float(residual), "exact")
 
 
-def _block_lanczos(wide: NDArray[Any], k: int, scale: float) -> NDArray[np.float64]:
-    """The k leading eigenvectors [n, k] of wide @ wide.T, n = len(wide), to a residual of 1e-6 (1e-10) lambda_1."""
+def _block_lanczos(wide: NDArray[Any], k: int, rank: int, scale: float) -> NDArray[np.float64]:
+    """The leading eigenvectors [n, rank] of wide @ wide.T, n = len(wide).
+
+    The first k to a residual of 1e-6 lambda_1 (of 1e-10 lambda_1 for float64), the others of 1e-3 lambda_1.
+    """
     if wide.dtype == np.float32 and scale < 1e-25:  # products of such gradients underflow in float32
         wide = wide.astype(np.float64)
 
@@ -227,16 +248,18 @@ def _block_lanczos(wide: NDArray[Any], k: int, scale: float) -> NDArray[np.float
         return _product(wide, _product(wide.T, block) / scale) / scale
 
     size = len(wide)
-    tolerance = 1e-6 if wide.dtype == np.float32 else 1e-10
-    width = k + 6
+    rank = min(rank, size)
+    tolerances = np.full(rank, _ROUGH)
+    tolerances[:k] = 1e-6 if wide.dtype == np.float32 else 1e-10
+    width = rank + 6
     block = np.linalg.qr(np.random.default_rng(0).standard_normal((size, width)))[0]
     basis, image = block, gram_times(block)
     while True:
         values, ritz = scipy.linalg.eigh(basis.T @ image)
-        values, ritz = values[: -k - 1 : -1], ritz[:, : -k - 1 : -1]
+        values, ritz = values[: -rank - 1 : -1], ritz[:, : -rank - 1 : -1]
         vectors = basis @ ritz
-        residual = np.linalg.norm(image @ ritz - vectors * values, axis=0).max()
-        if residual <= tolerance * values[0] or basis.shape[1] == size:
+        residuals = np.linalg.norm(image @ ritz - vectors * values, axis=0)
+        if (residuals <= tolerances * values[0]).all() or basis.shape[1] == size:
             return vectors
         block = image[:, -block.shape[1] :][:, : size - basis.shape[1]]
         for _ in range(3):  # twice is enough (Kahan) unless the block lost rank and the QR made up columns
@@ -294,6 +317,14 @@ def _blocks(matrix: NDArray[Any]) -> Iterable[NDArray[np.float64]]:
     rows = max(1, _BLOCK_BYTES // (8 * matrix.shape[1]))
     for start in range(0, len(matrix), rows):
         yield matrix[start : start + rows].astype(np.float64)
+
+
+def _largest(gradients: NDArray[Any]) -> float:
+    """The largest absolute value. Raises RoboprefError where it, or its square, is not finite."""
+    largest = max(float(gradients.max()), -float(gradients.min()))
+    if not largest < np.sqrt(np.finfo(np.float64).max / gradients.size):
+        raise RoboprefError("gradients must be finite; these hold NaN, infinities or values whose square overflows.")
+    return largest
 
 
 def _squared_norms(rows: NDArray[np.float64]) -> NDArray[np.float64]:

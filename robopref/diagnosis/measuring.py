@@ -293,7 +293,7 @@ def _sensitivity(
             gradients[done : done + len(batch)] = batch
             done += len(batch)
             note(batch)
-        found = principal_directions(gradients, rank)
+        found = principal_directions(gradients, 1, further=rank - 1)
 
         def again() -> Iterator[NDArray[Any]]:
             return (gradients[start : start + 256] for start in range(0, n_states, 256))

@@ -63,13 +63,15 @@ class Directions:
     Attributes:
         directions: float32 [k, C, H, W], unit norm over all of (C, H, W), largest component positive; G_S is the first.
             A direction of zeros: the gradients span fewer dimensions.
-        eigenvalues: float64 [r], r >= k, of L, largest first; L is a sum over the states, not a mean.
+        eigenvalues: float64 [r], r >= k, of L, largest first; L is a sum over the states, not a mean. Where the method
+            is "exact" those after the first are good to a thousandth of it.
         trace: of L; eigenvalues / trace are shares of the squared gradient norm.
         eigengap: lambda_2 / lambda_1 with its interval; near 1 the first direction is arbitrary. None if vanished.
         share: lambda_1 / trace with its interval. None if vanished.
         n_states: states behind L.
         n_zero: of these, states whose gradient is exactly zero: the softmax is saturated.
-        error_bound: of an eigenvalue; for "exact" a residual norm, for "streaming" how far below the truth it may lie.
+        error_bound: of the first eigenvalue; for "exact" a residual norm, for "streaming" (and then of all of them)
+            how far below the truth it may lie.
         method: how they were found.
         vanished: all gradients are zero; directions and eigenvalues are zeros and mean nothing.
     """
