@@ -294,7 +294,7 @@ def _assemble(
 ) -> PrincipalDirections:
     """Rows [c, d] of any length, c <= k, with their eigenvalues, in the form that ``PrincipalDirections`` states."""
     directions, eigenvalues = np.zeros((k, rows.shape[1])), np.zeros(k)
-    rounding = np.finfo(np.float64).eps * (n_states + rows.shape[1])
+    rounding = 4 * np.finfo(np.float64).eps * (n_states + rows.shape[1])
     for i, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value > rounding * values[0]:  # a smaller one is rounding error, and so would its direction be
             directions[i] = row * (np.sign(row[np.abs(row).argmax()]) / np.linalg.norm(row))
