@@ -212,7 +212,7 @@ def profiles_figure(
     names: Sequence[str],
     spatials: Sequence[Spatial],
     channels_per_frame: int,
-    ns: Sequence[int],
+    n: int,
     confidence: float = 0.95,
 ) -> Chart:
     """The radial power profiles of both policies, a panel per frame; in colour the mean of the channels."""
@@ -224,7 +224,7 @@ def profiles_figure(
     columns = min(len(labels), 4)
     rows = -(-len(labels) // columns)
     positive = np.concatenate([p[p > 0] for p in profiles[0]])
-    floor = float(positive.min()) / 2
+    floor = max(float(positive.min()) / 1.5, 0.03)
     with drawing(WIDTH if columns > 1 else 4.6, rows * 2.1 + 0.6) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for index, (axes, label) in enumerate(zip(grid.flat, labels, strict=False)):
@@ -247,7 +247,7 @@ def profiles_figure(
         caption = (
             "Mean power of G_S in rings of its Fourier spectrum; the black dashed line is white noise. A flatter or "
             "rising profile means finer patterns. Bands: "
-            f"{100 * confidence:g} % bootstrap intervals over {' and '.join(map(str, ns))} episodes."
+            f"{intervals_text(n, confidence)} of each."
         )
         if channels_per_frame > 1:
             caption += " Each colour channel has a line of its own."

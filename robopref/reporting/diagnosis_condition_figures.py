@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from robopref.reporting.diagnosis_drawing import (
     signed_over_frame,
 )
 from robopref.reporting.diagnosis_words import (
+    ABOVE,
     BELOW,
     KIND_NAMES,
     condition_names,
@@ -61,31 +63,43 @@ def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -
     groups = _groups(shown, ("null", "shift", "attack"))
     rows, headers = grouped_rows(groups)
     told = []
-    with drawing(WIDTH, _height(groups)) as figure:
-        axes = figure.subplots()
+    with drawing(WIDTH, _height(groups) + 0.25) as figure:
+        axes, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
         if null is not None and null.quotient is not None and has_interval(null.quotient):
             axes.axvspan(null.quotient.low, null.quotient.high, color=LIGHT_GREY, alpha=0.75, linewidth=0, zorder=0)
         for condition, name in zip(shown, names, strict=True):
             assert condition.quotient is not None
             verdict = told_apart(condition, null)
-            group = "" if condition.kind == "null" else KIND_NAMES[condition.kind]
-            interval_row(
-                axes, rows[group, name], condition.quotient, color=_KIND_COLORS[condition.kind],
-                marker=_KIND_MARKERS[condition.kind], filled=condition.kind == "null" or "not told" not in verdict,
-            )  # fmt: skip
+            y = rows["" if condition.kind == "null" else KIND_NAMES[condition.kind], name]
+            look: dict[str, Any] = {
+                "color": _KIND_COLORS[condition.kind],
+                "marker": _KIND_MARKERS[condition.kind],
+                "filled": condition.kind == "null" or verdict in (BELOW, ABOVE),
+            }
+            interval_row(axes, y, condition.quotient, **look)
+            if condition.below_null is not None:
+                interval_row(right, y, condition.below_null, **look)
             told.append(f"{name} {estimate_text(condition.quotient)}{', ' + verdict if verdict else ''}")
         label_rows(axes, rows, headers)
-        axes.set(xlim=(-0.02, 1.02), xlabel="feature correlation quotient \u039b with the clean episodes")
-        n = min(condition.quotient.n for condition in shown if condition.quotient is not None)
+        right.tick_params(axis="y", length=0)
+        right.grid(axis="y", visible=False)
+        zero_line(right, vertical=True)
+        right.locator_params(axis="x", nbins=5)
+        axes.set(xlim=(-0.02, 1.02), xlabel="feature correlation quotient \u039b")
+        right.set(xlabel="\u039b of the null minus \u039b")
+        axes.set_title("Quotient with the clean episodes")
+        right.set_title("Distance below the null")
         caption = "\u039b near 1: the decisions are sensitive along the same direction as in the clean episodes. "
         if null is not None:
             caption += (
                 "The null control is other episodes of the same policy, without any shift: what chance alone does. "
-                "Its interval is the grey band. Filled marks are told apart from it; hollow marks are not told "
-                "apart: their interval overlaps the band, or the interval of the difference holds zero. "
+                "Its interval is the grey band. Right: how far each lies below it, both resampled together, on a scale "
+                "of its own. Filled marks are told apart from the null; hollow marks are not: their interval overlaps "
+                "the band, or the interval of the difference holds zero. "
             )
         else:
             caption += "There is no null control, so nothing here can be told apart from chance. "
+        n = min(condition.quotient.n for condition in shown if condition.quotient is not None)
         caption += f"Lines: {intervals_text(n, confidence)}."
         apart = sum(told_apart(condition, null) == BELOW for condition in shown)
         alt = f"{apart} of {sum(c.kind != 'null' for c in shown)} lie below the null control. {'; '.join(told)}."
@@ -216,11 +230,12 @@ def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Ch
             right.set_xlim(0, 1.15 * max(sizes) or 1.0)
         right.set(xlabel="mean distortion [L2, pixels in [0, 1]]")
         right.tick_params(axis="y", length=0)
+        n = min(attack.flips.n for attack in shown if attack.flips is not None)
         caption = (
             "Left: share of attacked states whose greedy action flipped; lines: "
-            f"{intervals_text(min(a.flips.n for a in shown if a.flips is not None), confidence)}. Right: mean L2 size of what was "
-            "added, over the states that flipped (filled) and over all (hollow). Strong attacks are far right on the "
-            "left side and far left on the right side; attacks stop at different points, so neither stands alone."
+            f"{intervals_text(n, confidence)}. Right: mean L2 size of what was added, over the states that flipped "
+            "(filled) and over all (hollow). Strong attacks are far right on the left side and far left on the right "
+            "side; attacks stop at different points, so neither stands alone."
         )
         alt = "; ".join(
             f"{name} flips {percent_text(a.flips)} at mean L2 {number(a.distortion.l2)}"
@@ -239,7 +254,8 @@ def examples_figure(conditions: Sequence[Condition]) -> Chart | None:
     columns = min(6, max(4, len(shown)))
     bands = -(-len(shown) // columns)
     side = (WIDTH - 0.3) / columns
-    with drawing(WIDTH, bands * (2 * (side + 0.06) + 0.42)) as figure:
+    with drawing(WIDTH, bands * (2 * (side + 0.06) + 0.55)) as figure:
+        figure.set_layout_engine("constrained", h_pad=0.07)
         grid = figure.subplots(2 * bands, columns, squeeze=False)
         for index, (condition, name) in enumerate(zip(shown, names, strict=True)):
             assert condition.example is not None

@@ -33,6 +33,8 @@ from robopref.reporting.palette import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, VER
 _SMOOTHING = 2.0  # pixels, standard deviation
 _CHANNEL_LOOKS = ((VERMILLION, "-", "red"), (GREEN, "--", "green"), (BLUE, ":", "blue"))
 _MOST_COLUMNS = 4
+_MOST_EIGENVALUES = 10
+_LEAST_POWER = 0.03  # of white noise: the lowest that a profile shows, so that an empty frequency does not squash it
 _BAR = 0.85  # inches for a colour bar and its labels
 
 
@@ -73,12 +75,13 @@ def direction_figure(
             fraction=0.04, pad=0.015, aspect=28, label="component of $G_S$ (unit vector)",
         )  # fmt: skip
         scale.ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
+        largest, even = number(float(np.abs(values).max())), number(1 / np.sqrt(direction.size))
         caption = (
             f"The direction in pixel space along which the policy's decisions move most, {origin}. Yellow (lighter "
             "than the frame) and blue (darker) are the two signs of its components; which is which has no meaning, "
-            f"for a direction has no sign of its own. One scale for all frames; components beyond \u00b1{number(limit)}, "
-            f"half a percent of them, are drawn as that (largest {number(float(np.abs(values).max()))}; an even vector would have "
-            f"{number(1 / np.sqrt(direction.size))} everywhere). "
+            "for a direction has no sign of its own. One scale for all frames; components beyond "
+            f"\u00b1{number(limit)}, half a percent of them, are drawn as that (largest {largest}; an even vector "
+            f"would have {even} everywhere). "
         )
         if channels_per_frame > 1:
             caption += "Colour channels are averaged. "
@@ -134,7 +137,7 @@ def _outline(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def spectrum_figure(directions: Directions, origin: str) -> Chart:
     """The leading eigenvalues of L(S) as shares of its trace, with the gap between the first two."""
-    shares = directions.eigenvalues / directions.trace
+    shares = directions.eigenvalues[:_MOST_EIGENVALUES] / directions.trace
     bound = directions.error_bound / directions.trace
     count = len(shares)
     gap, first = directions.eigengap, directions.share
@@ -146,7 +149,7 @@ def spectrum_figure(directions: Directions, origin: str) -> Chart:
                 np.arange(1, count + 1), 100 * shares, yerr=[np.zeros(count), np.full(count, 100 * bound)],
                 fmt="none", color=BLACK, capsize=2.5, linewidth=1,
             )  # fmt: skip
-        for index, share in enumerate(shares if count <= 12 else shares[:1]):
+        for index, share in enumerate(shares):
             top = 100 * (first.high if index == 0 and first is not None else share + bound)
             axes.annotate(
                 f"{100 * share:.1f}", (index + 1, top), (0, 2), textcoords="offset points", ha="center", fontsize=7.5
@@ -159,7 +162,7 @@ def spectrum_figure(directions: Directions, origin: str) -> Chart:
         if first is not None and first.n > 1:
             axes.plot([1, 1], [100 * first.low, 100 * first.high], color=BLACK, linewidth=1.6)
         axes.set(xlabel="eigenvalue of L(S), largest first", ylabel="share of the trace [%]", ylim=(0, None))
-        axes.set_xticks(np.arange(1, count + 1, 1 if count <= 12 else 2))
+        axes.set_xticks(np.arange(1, count + 1))
         axes.grid(axis="x", visible=False)
         caption = (
             f"How much of the squared gradients each direction explains, {origin}; the first {count} of "
@@ -239,7 +242,7 @@ def radial_figure(spatial: Spatial, channels_per_frame: int, n_episodes: int, co
     rows = -(-len(middle) // columns)
     looks = _CHANNEL_LOOKS if channels_per_frame > 1 else ((BLUE, "-", ""),)
     positive = middle[middle > 0]
-    floor = float(positive.min()) / 2 if positive.size else 1e-3
+    floor = max(float(positive.min()) / 1.5, _LEAST_POWER) if positive.size else _LEAST_POWER
     with drawing(WIDTH if columns > 1 else 4.6, rows * 2.1 + 0.4) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for index, (axes, label) in enumerate(zip(grid.flat, labels, strict=False)):
@@ -263,6 +266,8 @@ def radial_figure(spatial: Spatial, channels_per_frame: int, n_episodes: int, co
         caption = (
             "Mean power in rings of the spectrum; the dashed line is white noise, whose power is the same everywhere. "
         )
+        if (middle < floor).any():
+            caption += f"Values below {floor:g} are drawn as that. "
         caption += f"Bands: {intervals_text(n_episodes, confidence)}. "
         if len(middle) > 1:
             caption += "Thin grey lines repeat the other frames. "

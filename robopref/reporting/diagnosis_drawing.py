@@ -114,9 +114,14 @@ def interval_row(
 
 
 def plain_log_ticks(axes: Axes, *, vertical: bool = True, few: bool = False) -> None:
-    """On a logarithmic axis 1, 3, 10 (1, 10, 100 where there is room for ``few``) instead of powers."""
-    axis = axes.yaxis if vertical else axes.xaxis
-    axis.set_major_locator(LogLocator(subs=(1,) if few else (1, 3), numticks=4 if few else 8))
+    """On a logarithmic axis plain numbers instead of powers, as many as its limits leave room for; call when drawn.
+
+    ``few``: the axis is short, so 1, 10, 100 only.
+    """
+    axis, (low, high) = (axes.yaxis, axes.get_ylim()) if vertical else (axes.xaxis, axes.get_xlim())
+    decades = np.log10(high / low)
+    steps = (1,) if few or decades > 3 else (1, 3) if decades > 1 else (1, 2, 5)
+    axis.set_major_locator(LogLocator(subs=steps, numticks=4 if few else 8))
     axis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
     axis.set_minor_formatter(NullFormatter())
 

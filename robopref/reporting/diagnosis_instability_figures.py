@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from robopref.diagnosis.instability import STATISTICS
@@ -132,6 +133,7 @@ def measures_figure(instability: Instability, confidence: float = 0.95) -> Chart
             axes.set(ylim=(-1.1, 1), yticks=[], xlabel=unit)
             axes.set_ylabel(title, rotation=0, ha="right", va="center", weight="bold")
             axes.spines["left"].set_visible(False)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value, 4)))
             values = [estimate.low, estimate.high, *single]
             if min(values) > 0 and max(values) > 30 * min(values):
                 axes.set_xscale("log")

@@ -18,12 +18,8 @@ _NAMES = {
     "nesterov": "Nesterov FGSM",
 }
 KIND_NAMES = {"null": "null control", "shift": "natural shifts", "attack": "attacks"}
-BELOW, ABOVE, APART_UNCLEAR, NOT_APART = (
-    "below the null",
-    "above the null",
-    "not told apart (the intervals overlap, though that of the difference leaves zero aside)",
-    "not told apart",
-)
+BELOW, ABOVE = "below the null", "above the null"
+NOT_APART, APART_UNCLEAR = "not told apart", "not told apart: the intervals overlap"
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -46,7 +42,7 @@ def estimate_text(estimate: Estimate | None, scale: float = 1.0, digits: int = 3
     value = number(scale * estimate.value, digits)
     if not has_interval(estimate):
         return f"{value} (no interval, n\u00a0=\u00a0{estimate.n})"
-    return f"{value} [{number(scale * estimate.low, digits)}, {number(scale * estimate.high, digits)}]"
+    return f"{value}\u00a0[{number(scale * estimate.low, digits)},\u00a0{number(scale * estimate.high, digits)}]"
 
 
 def percent_text(estimate: Estimate | None) -> str:
@@ -56,7 +52,7 @@ def percent_text(estimate: Estimate | None) -> str:
     value = f"{100 * estimate.value:.1f}\u00a0%"
     if not has_interval(estimate):
         return f"{value} (no interval, n\u00a0=\u00a0{estimate.n})"
-    return f"{value} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{value}\u00a0[{100 * estimate.low:.1f},\u00a0{100 * estimate.high:.1f}]"
 
 
 def has_interval(estimate: Estimate) -> bool:
@@ -88,6 +84,11 @@ def condition_names(conditions: Sequence[Condition]) -> list[str]:
         f"{name} ({condition.detail})" if names.count(name) > 1 and condition.detail else name
         for name, condition in zip(names, conditions, strict=True)
     ]
+
+
+def settings_text(condition: Condition) -> str:
+    """The settings without the name that stands beside them: ``degrees=2.0``."""
+    return condition.detail.removeprefix(f"{condition.name}:").replace(",", ", ")
 
 
 def told_apart(condition: Condition, null: Condition | None) -> str:
