@@ -76,6 +76,8 @@ def compare(
             "seed": seed,
             "confidence": confidence,
         },
+        directions=np.stack([d.directions.directions[0] for d in (first, second)]),
+        spatials=(first.spatial, second.spatial),
     )
 
 

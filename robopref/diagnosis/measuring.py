@@ -361,11 +361,20 @@ def _norms(batch: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _typical(traces: Sequence[EpisodeTrace], selection: Selection) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The state whose newest frame is nearest (L1) to the median of the chosen ones, and that median."""
+    """The state with as much going on as usual, and the median of the chosen newest frames, which shows what stays.
+
+    How much goes on is the L1 distance of the newest frame to that median; the nearest frame would be one without
+    anything that moves. States of the first steps, which hold black frames, come last.
+    """
     frames = np.concatenate([trace.frames[steps] for trace, steps in zip(traces, selection.steps, strict=True)])
     median = np.median(frames, axis=0)
-    away = [np.abs(frame - median).sum() for frame in frames]
-    episode, step = list(_positions(selection.steps))[int(np.argmin(away))]
+    away = np.array([np.abs(frame - median).sum() for frame in frames])
+    unusual = np.abs(away - np.median(away))
+    positions = list(_positions(selection.steps))
+    begun = np.array([step >= traces[episode].frame_stack - 1 for episode, step in positions])
+    if begun.any():
+        unusual[~begun] = np.inf
+    episode, step = positions[int(np.argmin(unusual))]
     return traces[episode].states([step])[0], median.astype(np.uint8)
 
 

@@ -93,7 +93,7 @@ class Spatial:
     """Where G_S lies: a typical state to lay it over, and its 2-D Fourier power.
 
     Attributes:
-        typical_state: uint8 [C, H, W], the state whose newest frame is nearest to the median frame.
+        typical_state: uint8 [C, H, W], a state whose newest frame is as far from the median frame as usual.
         median_frame: uint8 [H, W] or [H, W, 3], the median over the newest frames, pixel by pixel.
         power: float64 [C, H, W], power spectrum of each channel of G_S with frequency zero in the middle
             (``numpy.fft.fftshift``); it sums to 1 over all of (C, H, W), or is all zero if the direction vanished.
