@@ -22,6 +22,7 @@ from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
 
 KIND = "compact"
+_BRIGHTEST = 10.0  # pixels in [0, 1] with any sensible noise stay below, pixels in 0..255 do not
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class CompactPolicy(nn.Module):
 
     def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> EncodedBatch:
         """Stacked observations [B, ...] and B instructions -> features; gradients flow outside ``reference()``.
+
+        Images are uint8, or float tensors in [0, 1] for whoever wants the gradient with respect to their pixels.
 
         Raises:
             RoboprefError: an observation is missing, of the wrong shape or not finite.
@@ -182,10 +185,19 @@ class CompactPolicy(nn.Module):
                 + (" (pixels uint8, channels last)." if name == "image" else ".")
             )
         if name == "image" and values.dtype != torch.uint8:
-            raise RoboprefError(f"images are uint8 in 0..255, got {values.dtype}.")
+            _check_float_image(observations[name])
         if name != "image" and not torch.isfinite(values).all():
             raise RoboprefError(f"observation {name!r} holds NaN or infinity.")
         return values.to(self.device)
+
+
+def _check_float_image(image: Any) -> None:
+    """Recorded images are uint8; a float tensor is what somebody differentiates through, noise on it included."""
+    if not (isinstance(image, Tensor) and image.is_floating_point()):
+        kind = image.dtype if hasattr(image, "dtype") else type(image).__name__
+        raise RoboprefError(f"images are uint8 in 0..255 (or float tensors in [0, 1]), got an array of {kind}.")
+    if not bool((image.abs() < _BRIGHTEST).all()):
+        raise RoboprefError("float images lie in [0, 1]; these hold larger values or NaN: divide by 255.")
 
 
 def build_compact_policy(

@@ -69,7 +69,10 @@ def _downsample(before: int, after: int, *, first: bool) -> nn.Conv2d:
 
 
 class ImageEncoder(nn.Module):
-    """Pixels uint8 [B, H, W, 3] -> [B, width]; the instruction modulates the last stages (FiLM, Perez et al. 2018)."""
+    """Pixels [B, H, W, 3], uint8 or floats in [0, 1], -> [B, width].
+
+    The instruction modulates the last stages (FiLM, Perez et al. 2018).
+    """
 
     def __init__(self, arch: CompactArchitecture) -> None:
         super().__init__()
@@ -93,7 +96,8 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor, instruction: Tensor) -> Tensor:
         """See the class."""
-        features = image.permute(0, 3, 1, 2).float().div(127.5).sub(1.0)
+        half = 0.5 if image.is_floating_point() else 127.5  # of white
+        features = image.permute(0, 3, 1, 2).to(self.project.weight.dtype).div(half).sub(1.0)
         first_modulated = len(self.stages) - len(self.film)
         for i, stage in enumerate(self.stages):
             features = stage(features)
@@ -136,7 +140,7 @@ class CompactNetwork(nn.Module):
         if self.image is not None:
             parts.append(self.image(observation["image"], instruction))
         if self.vector_inputs:
-            vector = torch.cat([observation[name].float() for name in self.vector_inputs], dim=1)
+            vector = torch.cat([observation[name].to(self.vector_mean) for name in self.vector_inputs], dim=1)
             parts.append(((vector - self.vector_mean) * self.vector_scale).clamp(-_CLIP, _CLIP))
         features: Tensor = self.fuse(torch.cat(parts, dim=1))
         return features

@@ -23,7 +23,7 @@ def load_policy(name: str | Path) -> TokenPolicy:
     from robopref.protocols import TokenPolicy
 
     if ":" in str(name) and not Path(name).exists():
-        policy = _call_factory(str(name))
+        policy = call_factory(str(name))
         if not isinstance(policy, TokenPolicy):
             raise RoboprefError(
                 f"{name} returned a {type(policy).__name__}, which lacks some of encode, action_logits, action_logps, "
@@ -61,7 +61,12 @@ def policy_id(name: str | Path) -> str:
     return checkpoint_id(checkpoint_directory(name))
 
 
-def _call_factory(name: str) -> object:
+def call_factory(name: str) -> object:
+    """What ``module:factory`` returns when called without arguments.
+
+    Raises:
+        RoboprefError: it cannot be imported, or there is nothing to call.
+    """
     module_name, _, attribute = name.partition(":")
     try:
         module = importlib.import_module(module_name)
