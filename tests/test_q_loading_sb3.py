@@ -323,6 +323,8 @@ def test_foreign_layers_are_recognised(small_dqn, tmp_path, names, message):
     path = rewrite(small_dqn[1], tmp_path / "m.zip", **{"policy.pth": weights})
     with pytest.raises(RoboprefError, match=message):
         load_q_policy(path)
+    with pytest.raises(RoboprefError, match=r"although it is trusted|trusting it does not help"):
+        load_q_policy(path, trust=True)
 
 
 def test_layers_that_nobody_asked_for_are_not_ignored(small_dqn, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from robopref.errors import RoboprefError
 from robopref.policies.q_hints import GameHint
 from robopref.policies.q_module import ModuleQPolicy, as_q_policy
+from robopref.policies.q_nature import UnsupportedLayoutError
 from robopref.policies.q_policy import check_finite, content_id
 from robopref.policies.q_sb3_import import KIND, Sb3Archive
 
@@ -56,6 +57,8 @@ def load_trusted_sb3(
     from stable_baselines3 import A2C, DQN, PPO
 
     is_dqn = any(name.startswith("q_net.") for name in archive.tensors)
+    if not is_dqn and "action_net.weight" not in archive.tensors:
+        raise UnsupportedLayoutError("it is none of DQN, PPO and A2C, so that trusting it does not help", path)
     kind: Any = DQN if is_dqn else PPO if "clip_range" in archive.data else A2C
     check_finite(archive.tensors, path)
     try:
