@@ -157,14 +157,14 @@ class KeptFindings:
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
 
-    def get(self, name: str, kind: type[Findings], identity: str, measure: Callable[[], Findings]) -> Findings:
-        """The set's findings: as kept, or measured now and kept.
+    def get(self, name: str, kind: type[Findings], identity: str, measure: Callable[[str], Findings]) -> Findings:
+        """The set's findings: as kept, or measured now (with the identity to keep beside them) and kept.
 
         Raises:
             RoboprefError: the kept ones have another identity or are damaged.
         """
         if self._directory is None:
-            return measure()
+            return measure(identity)
         stem = re.sub(r"[^\w.,=-]+", "-", name)
         json_path, npz_path = self._directory / f"{stem}.json", self._directory / f"{stem}.npz"
         if json_path.exists():
@@ -175,6 +175,6 @@ class KeptFindings:
                     "directory."
                 )
             return kept
-        findings = measure()
+        findings = measure(identity)
         save_record(json_path, npz_path, findings)
         return findings

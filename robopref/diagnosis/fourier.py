@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,12 +41,18 @@ def radial_profile(power: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np
         its neighbours.
     """
     height, width = power.shape[-2:]
-    rows, columns = (np.fft.fftshift(np.fft.fftfreq(size)) for size in (height, width))
-    ring = np.rint(np.hypot(rows[:, None], columns) * min(height, width)).astype(int).ravel()
-    members = np.zeros((height * width, ring.max() + 1))
-    members[np.arange(len(ring)), ring] = 1
-    members = members[:, members.any(axis=0)]
-    frequencies = np.unique(ring) / min(height, width)
-    profile = power.reshape(*power.shape[:-2], -1) @ (members / members.sum(axis=0))
+    frequencies, ring, counts = _rings(height, width)
+    channels = power.reshape(-1, height * width)
+    sums = np.stack([np.bincount(ring, weights=channel, minlength=len(counts)) for channel in channels])
     mean = power.mean(axis=(-2, -1))[..., None]
+    profile = (sums / counts).reshape(*power.shape[:-2], len(counts))
     return frequencies, profile / np.where(mean > 0, mean, 1)
+
+
+@cache
+def _rings(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """The rings' frequencies [n], the ring of each frequency [H * W], and how many are in each ring [n]."""
+    rows, columns = (np.fft.fftshift(np.fft.fftfreq(size)) for size in (height, width))
+    nearest = np.rint(np.hypot(rows[:, None], columns) * min(height, width)).astype(np.int64).ravel()
+    known, ring, counts = np.unique(nearest, return_inverse=True, return_counts=True)
+    return known / min(height, width), ring, counts

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +45,7 @@ def diagnose(
     *,
     shifts: Mapping[str, Shift] | None = None,
     attacks: Mapping[str, Attack] | None = None,
+    notes: Sequence[str] = (),
     out: Path | None = None,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -58,6 +59,7 @@ def diagnose(
         plan: the settings; None: the defaults.
         shifts: natural shifts, by the name to report them under.
         attacks: attacks on this policy, by name: pixels [B, C, H, W] in [0, 1] -> attacked pixels.
+        notes: what else a reader must know; goes behind the diagnosis' own statements.
         out: directory for the results and the finished sets; what is finished there is not done again. None: nothing
             is kept.
         progress: told the stage, how much of it is done, and of how much.
@@ -72,7 +74,7 @@ def diagnose(
             an ``out`` that holds sets of another policy or other settings.
     """
     run = _Run(q_policy, source, subject, plan or Plan(), out, progress or _silent, should_stop)
-    return run.diagnose(dict(shifts or {}), dict(attacks or {}))
+    return run.diagnose(dict(shifts or {}), dict(attacks or {}), tuple(notes))
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -97,7 +99,7 @@ class _Run:
         self._identity = (told, asdict(plan))
         self._clean_traces: list[EpisodeTrace] | None = None
 
-    def diagnose(self, shifts: dict[str, Shift], attacks: dict[str, Attack]) -> Diagnosis:
+    def diagnose(self, shifts: dict[str, Shift], attacks: dict[str, Attack], notes: tuple[str, ...]) -> Diagnosis:
         names = ["clean", "random", "null", *shifts, *attacks]
         for name in names:
             if names.count(name) > 1:
@@ -116,35 +118,36 @@ class _Run:
         subject = self._subject or _default_subject(self._policy, clean)
         self._check_stop()
         diagnosis = assemble(subject, self._plan, software_versions(), random, clean, measured, rewards)
+        diagnosis = replace(diagnosis, statements=diagnosis.statements + notes)
         if self._out is not None:
             save_diagnosis(self._out, diagnosis)
         return diagnosis
 
     def _condition(
-        self, name: str, kind: Kind, detail: str, measure: Callable[[], ConditionFindings]
+        self, name: str, kind: Kind, detail: str, measure: Callable[[str], ConditionFindings]
     ) -> MeasuredCondition:
         return MeasuredCondition(
             name, kind, detail, self._kept.get(name, ConditionFindings, self._id(name, detail), measure)
         )
 
-    def _measure_clean(self) -> CleanFindings:
+    def _measure_clean(self, identity: str) -> CleanFindings:
         traces = self._play("clean", self._plan.clean_seed)
         self._clean_traces = distinct_episodes(traces)[0]
         if self._out is not None:
             (self._out / SETS).mkdir(parents=True, exist_ok=True)
             save_traces(self._traces_path(), self._clean_traces)
-        return measure_clean(self._policy, traces, self._plan, self._id("clean"), self._advance("clean: gradients"))
+        return measure_clean(self._policy, traces, self._plan, identity, self._advance("clean: gradients"))
 
-    def _random(self, clean: CleanFindings) -> RandomFindings:
+    def _random(self, clean: CleanFindings, identity: str) -> RandomFindings:
         n_actions = self._clean(clean)[0].q_values.shape[1]
         traces = self._play("random", self._plan.random_seed, policy=Indifferent(n_actions))
-        return RandomFindings(self._id("random"), distinct_episodes(traces)[1])
+        return RandomFindings(identity, distinct_episodes(traces)[1])
 
-    def _null(self, clean: CleanFindings) -> ConditionFindings:
+    def _null(self, clean: CleanFindings, identity: str) -> ConditionFindings:
         traces = self._play("null", self._plan.null_seed)
-        return measure_null(self._policy, traces, clean, self._plan, self._id("null"), self._advance("null: gradients"))
+        return measure_null(self._policy, traces, clean, self._plan, identity, self._advance("null: gradients"))
 
-    def _shift(self, name: str, shift: Shift, clean: CleanFindings) -> ConditionFindings:
+    def _shift(self, name: str, shift: Shift, clean: CleanFindings, identity: str) -> ConditionFindings:
         traces = self._play(name, self._plan.clean_seed, shift=shift)
         return measure_shift(
             self._policy,
@@ -153,11 +156,11 @@ class _Run:
             clean,
             self._clean(clean),
             self._plan,
-            self._id(name, str(shift)),
+            identity,
             self._advance(f"{name}: gradients"),
         )
 
-    def _attack(self, name: str, attack: Attack, clean: CleanFindings) -> ConditionFindings:
+    def _attack(self, name: str, attack: Attack, clean: CleanFindings, identity: str) -> ConditionFindings:
         traces = []
         if self._plan.attack_episodes:
             traces = self._play(name, self._plan.clean_seed, attack=attack)
@@ -168,7 +171,7 @@ class _Run:
             clean,
             self._clean(clean),
             self._plan,
-            self._id(name, _attack_text(attack)),
+            identity,
             self._advance(f"{name}: states attacked"),
         )
 
