@@ -15,6 +15,7 @@ from tyro.conf import subcommand
 from robopref import __version__
 from robopref.cli.collect import Collect, run_collect
 from robopref.cli.demos import Demos, run_demos
+from robopref.cli.diagnose import Diagnose, run_diagnose
 from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.quickstart import Quickstart, run_quickstart
 from robopref.cli.refine import Refine, run_refine
@@ -46,6 +47,7 @@ Command = (
     | Annotated[Relabel, subcommand("relabel")]
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[Report, subcommand("report")]
     | Annotated[Quickstart, subcommand("quickstart")]
     | Annotated[Doctor, subcommand("doctor")]
@@ -72,6 +74,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Relabel: run_relabel,
     Refine: run_refine,
     Evaluate: run_evaluate,
+    Diagnose: run_diagnose,
     Report: run_report,
     Quickstart: run_quickstart,
     Doctor: _run_doctor,

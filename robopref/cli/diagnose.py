@@ -1,0 +1,375 @@
+"""``robopref diagnose``: how stable a Q policy's decisions are, in the game it was trained for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from robopref.cli.console import console
+from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.run_directory import start_run, to_json
+from robopref.errors import RoboprefError
+
+if TYPE_CHECKING:
+    from robopref.diagnosis import Diagnosis, Plan, Subject
+    from robopref.diagnosis.sources import EpisodeSource
+    from robopref.envs.ale import AtariSpec
+    from robopref.evaluation.statistics import Estimate
+
+NATURAL = "natural"
+NONE = "none"
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+
+
+@dataclass(frozen=True)
+class GameSettings:
+    """Settings of the game. What is left out is as the model's file says, else as in AtariSpec's own defaults."""
+
+    frame_skip: int | None = None
+    """Emulator frames for which an action is held."""
+    sticky_actions: float | None = None
+    """Probability that the previous action is repeated instead."""
+    noop_max: int | None = None
+    """Idle frames at the start of an episode, at most."""
+    fire_reset: bool | None = None
+    """FIRE is pressed at the start of an episode."""
+    episodic_life: bool | None = None
+    """A lost life ends the episode."""
+    reward_clip: bool | None = None
+    """Rewards are clipped to [-1, 1]."""
+    full_action_set: bool | None = None
+    """All 18 actions instead of the game's own."""
+    max_episode_steps: int | None = None
+    """Agent steps after which the game is cut."""
+    frame_stack: int | None = None
+    """Frames in a state; must be what the model takes."""
+    image_size: int | None = None
+    """Pixels a side; must be what the model takes."""
+    grayscale: bool | None = None
+    """One channel per frame; must be what the model takes."""
+
+    def given(self) -> dict[str, Any]:
+        """Those that are not left out."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Diagnose:
+    """Find the directions in pixel space along which a policy's decisions are unstable (RA-NLD), and what moves them.
+
+    Ten episodes of Pong with every shift and attack take about 20 minutes on two idle CPU cores, of which the attacks
+    are half; --episodes 3 --attacks none is a first look in three. ``robopref diagnose compare A B --out DIR`` holds
+    two finished diagnoses against one another.
+    """
+
+    out: Path
+    """Where results, figures and the report go."""
+    model: str
+    """A checkpoint directory of train-dqn, a Stable-Baselines3 zip, a CleanRL model, a state dict, module:factory, or
+    the name of a policy that comes with robopref."""
+    game: str | None = None
+    """E.g. Pong; needed where the model does not say it."""
+    trust: bool = False
+    """Load model files that run code of their own when opened. Only for files whose origin you trust."""
+    input_scale: float | None = None
+    """What a white pixel is to the model, 1 or 255; needed for state dicts and modules of no known format."""
+    channels_last: bool = False
+    """A module takes [B, H, W, C]."""
+    episodes: int = 10
+    """Of the clean set, of the null control, and of every shift."""
+    shifts: tuple[str, ...] = (NATURAL,)
+    """E.g. rotation jpeg:quality=50; natural: every one at its default strength; none."""
+    attacks: tuple[str, ...] = (NONE,)
+    """E.g. deepfool; all: every one at its default settings; none."""
+    temperature: float = 1.0
+    """T of the softmax over the action values, in their units."""
+    jitter: float = 0.0
+    """Standard deviation of noise on the pixels in [0, 1], where the gradients are taken."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Precision of the gradients; float64 takes about twice as long and does not saturate before a gap of 745 T."""
+    max_states: int = 2000
+    """States of a set whose gradients make its directions, evenly strided; 0: all."""
+    memory_limit: str = "1G"
+    """What the gradients of a set may take; more of them are streamed, which takes twice as long."""
+    null: bool = True
+    """Play the null control, without which a quotient says little."""
+    random_episodes: int = 10
+    """Of random actions, to tell whether the policy learned anything."""
+    epsilon: float = 0.01
+    """Probability of a random action in the policy's episodes, so that they differ."""
+    max_steps: int | None = None
+    """Cut episodes after so many steps."""
+    attack_states: int = 300
+    """Clean states that each attack is tried on."""
+    attack_episodes: int = 3
+    """Episodes played under each attack; 0: none."""
+    attack_steps: int = 200
+    """Steps after which these are cut."""
+    resamples: int = 1000
+    """Of the bootstrap."""
+    environment: tyro.conf.OmitArgPrefixes[GameSettings] = field(default_factory=GameSettings)
+    num_envs: int = 10
+    """Games played at once."""
+    device: Literal["auto", "cpu"] = "auto"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    seed: int = 0
+    resume: bool = False
+    """Go on with an interrupted diagnosis; sets that are finished are not played again."""
+
+
+def run_diagnose(config: Diagnose) -> bool:
+    """Diagnose and report; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    from robopref.diagnosis import Plan
+
+    plan = Plan(
+        episodes=config.episodes,
+        null=config.null,
+        random_episodes=config.random_episodes,
+        seed=config.seed,
+        epsilon=config.epsilon,
+        max_steps=config.max_steps,
+        temperature=config.temperature,
+        jitter=config.jitter,
+        dtype=config.dtype,
+        max_states=config.max_states,
+        memory_limit=parse_bytes(config.memory_limit),
+        attack_states=config.attack_states,
+        attack_episodes=config.attack_episodes,
+        attack_steps=config.attack_steps,
+        n_resamples=config.resamples,
+    )
+    shifts = _shifts(config.shifts)
+    attacks = _attacks(config.attacks)
+    policy, subject, source, notes = _game(config)
+    bound = {name: attack.bind(policy) for name, attack in attacks.items()}
+    identity = {"policy_id": subject.policy_id}
+    start_run(config.out, "diagnose", config, resume=config.resume, identity=identity)
+    return diagnose_and_report(
+        config.out, policy, source, subject, plan, shifts, bound, notes, to_json(config), config.wandb
+    )
+
+
+def diagnose_and_report(
+    out: Path,
+    policy: Any,
+    source: EpisodeSource,
+    subject: Subject,
+    plan: Plan,
+    shifts: Mapping[str, Any],
+    attacks: Mapping[str, Any],
+    notes: list[str],
+    config: dict[str, Any],
+    wandb: str,
+) -> bool:
+    """Diagnose one decision of a policy, print the table, write the report; False when Ctrl-C stopped it."""
+    from robopref.diagnosis import diagnose
+    from robopref.diagnosis.pipeline import DiagnosisStopped
+    from robopref.reporting.diagnosis_report import write_diagnosis_report
+
+    try:
+        with graceful_interrupt() as interrupt, stage_bars() as progress:
+            diagnosis = diagnose(
+                policy,
+                source,
+                subject,
+                plan,
+                shifts=shifts,
+                attacks=attacks,
+                notes=notes,
+                out=out,
+                progress=progress,
+                should_stop=interrupt,
+            )
+    except DiagnosisStopped:
+        console.print("stopped; --resume goes on, and what is finished is not done again")
+        return False
+    report = write_diagnosis_report(out)
+    _track(out, diagnosis, config, wandb)
+    print_diagnosis(diagnosis)
+    console.print(f"report: {report}", soft_wrap=True)
+    return True
+
+
+def parse_bytes(text: str) -> int:
+    """``1G``, ``500M``, ``1.5GiB`` or a plain number of bytes; units are powers of 1024.
+
+    Raises:
+        RoboprefError: it is nothing of that kind, or not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?\s*", text.lower())
+    size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if size < 1:
+        raise RoboprefError(f"{text!r} is no amount of memory: write 1G or 500M.")
+    return size
+
+
+def _shifts(texts: tuple[str, ...]) -> dict[str, Any]:
+    from robopref.diagnosis.shifts import SHIFTS, parse_shift
+
+    if texts == (NONE,):
+        return {}
+    found: dict[str, Any] = {}
+    for text in texts:
+        named = SHIFTS if text == NATURAL else {text.strip(): parse_shift(text)}
+        for name, shift in named.items():
+            if name in found:
+                raise RoboprefError(f"the shift {name} is asked for twice.")
+            found[name] = shift
+    return found
+
+
+def _attacks(texts: tuple[str, ...]) -> dict[str, Any]:
+    if texts == (NONE,):
+        return {}
+    raise RoboprefError("there are no attacks yet: use --attacks none.")
+
+
+def _game(config: Diagnose) -> tuple[Any, Subject, EpisodeSource, list[str]]:
+    """The policy on its device, who it is, its games, and what was assumed about them."""
+    import torch
+
+    from robopref.diagnosis import GameSource, Subject
+    from robopref.envs.ale import action_meanings, atari_spec_for, check_policy_fits, make_atari_vector
+    from robopref.policies.q_loading import load_q_policy
+
+    given = config.environment.given()
+    policy, told = load_q_policy(
+        config.model,
+        trust=config.trust,
+        frame_stack=given.get("frame_stack"),
+        input_scale=config.input_scale,
+        image_size=given.get("image_size"),
+        channels_last=config.channels_last,
+    )
+    said = dict(told.environment or {})
+    spec = replace(atari_spec_for(replace(told, environment=said | given), config.game), **given)
+    check_policy_fits(told, spec)
+    policy = policy.to("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    games = replace(spec, frame_stack=1)
+    subject = Subject(
+        policy=str(config.model),
+        policy_id=told.policy_id,
+        architecture=told.architecture,
+        task=spec.game,
+        environment=to_json(spec),
+        actions=action_meanings(spec),
+        value_unit=told.value_unit,
+        shape=told.shape,
+        frame_stack=told.frame_stack,
+        channels_per_frame=told.channels_per_frame,
+    )
+    source = GameSource(lambda: make_atari_vector(games, config.num_envs), told.frame_stack)
+    return policy, subject, source, [*told.notes, *_notes(said, given, spec)]
+
+
+def _notes(said: Mapping[str, Any], given: Mapping[str, Any], spec: AtariSpec) -> Iterator[str]:
+    contradicted = [f"{name}={value} ({said[name]})" for name, value in given.items() if said.get(name, value) != value]
+    if contradicted:
+        yield f"Played with other settings than the model says it was trained with: {', '.join(contradicted)}."
+    assumed = {
+        name: value
+        for name, value in to_json(spec).items()
+        if name not in ("game", "frame_stack", "image_size", "grayscale") and name not in said and name not in given
+    }
+    if assumed:
+        settings = ", ".join(f"{name}={value}" for name, value in assumed.items())
+        yield f"The model does not say how its game was set up; assumed: {settings}."
+
+
+@contextmanager
+def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar per stage, as the stages come; call the result with (stage, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+        tasks: dict[str, Any] = {}
+
+        def advance(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done, total=total)
+
+        yield advance
+
+
+def print_diagnosis(diagnosis: Diagnosis) -> None:
+    """What must be said first, then a row per condition."""
+    for statement in diagnosis.statements:
+        loud = diagnosis.competence.untrained and statement.startswith("UNTRAINED")
+        console.print(statement, style="bold red" if loud else "yellow", highlight=False)
+    table = Table(title=f"{diagnosis.subject.policy} on {diagnosis.subject.task} {diagnosis.subject.head}".strip())
+    for heading in ("condition", "Lambda", "null - Lambda", "actions flipped", "return", "return - clean"):
+        table.add_column(heading)
+    table.add_row("clean", "", "", "", _text(diagnosis.competence.score), "")
+    for c in diagnosis.conditions:
+        table.add_row(
+            c.name, *map(_text, (c.quotient, c.below_null, c.flips, c.score, c.score_difference)), end_section=False
+        )
+    console.print(table)
+    directions = diagnosis.directions
+    console.print(
+        f"lambda_1 / trace {_text(directions.share)}; lambda_2 / lambda_1 {_text(directions.eigengap)}; "
+        f"{directions.n_zero} of {directions.n_states} gradients exactly zero; near-ties "
+        f"{_text(diagnosis.decisions.near_ties)}",
+        highlight=False,
+    )
+
+
+def _text(estimate: Estimate | None) -> str:
+    return "-" if estimate is None else f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+
+
+def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) -> None:
+    """Numbers with their intervals, the table of conditions, and the figures, as files and in W&B."""
+    from robopref.reporting.diagnosis_report import diagnosis_images
+    from robopref.tracking import Tracker
+
+    mode = None if wandb == "auto" else wandb
+    subject = diagnosis.subject
+    name = f"diagnose {subject.task} {subject.head}".strip()
+    with Tracker(out, name=name, config=config, wandb_mode=mode) as tracker:
+        numbers = {
+            "score": diagnosis.competence.score,
+            "eigengap": diagnosis.directions.eigengap,
+            "first_share": diagnosis.directions.share,
+            "near_ties": diagnosis.decisions.near_ties,
+            "gradient_norm/mean": diagnosis.instability.mean,
+            "gradient_norm/variance": diagnosis.instability.variance,
+            "gradient_norm/oscillation": diagnosis.instability.oscillation,
+            **{f"quotient/{c.name}": c.quotient for c in diagnosis.conditions},
+        }
+        tracker.log(
+            {
+                f"{label}/{part}": getattr(estimate, part)
+                for label, estimate in numbers.items()
+                if estimate is not None
+                for part in ("value", "low", "high")
+            },
+            step=1,
+        )
+        columns = ("quotient", "below_null", "flips", "score", "score_difference")
+        parts = ("value", "low", "high", "n")
+        tracker.log_table(
+            "conditions",
+            ["name", "kind", "detail", "n_states", *(f"{column}_{part}" for column in columns for part in parts)],
+            [
+                [
+                    c.name,
+                    c.kind,
+                    c.detail,
+                    c.n_states,
+                    *(getattr(getattr(c, column), part, None) for column in columns for part in parts),
+                ]
+                for c in diagnosis.conditions
+            ],
+        )
+        for figure, path in diagnosis_images(out).items():
+            tracker.log_image(figure, path)
+        tracker.summary({"untrained": diagnosis.competence.untrained, "statements": list(diagnosis.statements)})
