@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from robopref.reporting.diagnosis_comparison_figures import (
 )
 from robopref.reporting.diagnosis_figure_files import kept_figures, write_figures
 from robopref.reporting.diagnosis_instability_figures import MEASURES
-from robopref.reporting.diagnosis_words import condition_name, estimate_text, has_interval, number
+from robopref.reporting.diagnosis_words import (
+    condition_name,
+    estimate_text,
+    has_interval,
+    number,
+    shortened,
+    shown_statements,
+)
 from robopref.reporting.figures import Chart
 from robopref.reporting.page import setting_tables, shown, write_page
 
@@ -55,7 +63,8 @@ def comparison_images(directory: Path) -> dict[str, Path]:
 
 def comparison_charts(comparison: Comparison) -> dict[str, list[Chart]]:
     """Every figure that the comparison has, by section of the report."""
-    names, confidence = comparison.names, _confidence(comparison)
+    names = tuple(map(shortened, comparison.names))
+    comparison, confidence = replace(comparison, names=names), _confidence(comparison)
     channels = comparison.subjects[0].channels_per_frame
     charts: dict[str, list[Chart | None]] = {
         "angle": [angles_figure(comparison, confidence)],
@@ -89,8 +98,7 @@ def comparison_contents(comparison: Comparison, charts: dict[str, list[Chart]]) 
             {"name": name, "policy": s.policy, "id": s.policy_id, "architecture": s.architecture, "head": s.head}
             for name, s in zip(comparison.names, comparison.subjects, strict=True)
         ],
-        "statements": comparison.statements,
-        "loud": sum(statement.startswith("UNTRAINED") for statement in comparison.statements),
+        "statements": shown_statements(comparison.statements),
         "findings": comparison_findings(comparison),
         "numbers": _numbers(comparison),
         "quotients": {

@@ -28,6 +28,7 @@ from robopref.reporting.diagnosis_words import (
     intervals_text,
     number,
     percent_text,
+    shortened,
     told_apart,
 )
 from robopref.reporting.figures import Chart, drawing, percent_axis, zero_line
@@ -280,4 +281,7 @@ def examples_figure(conditions: Sequence[Condition]) -> Chart | None:
 
 
 def _wrapped(name: str) -> str:
-    return name.replace(" and ", "\nand ") if len(name) > 16 else name
+    """A title on two lines where one would run into its neighbour."""
+    if len(name) <= 16:
+        return name
+    return name.replace(" and ", "\nand ") if " and " in name else shortened(name, 18)

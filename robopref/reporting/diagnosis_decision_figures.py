@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from robopref.diagnosis.results import Condition, Decisions
 from robopref.evaluation.statistics import Estimate
 from robopref.reporting.diagnosis_drawing import finished, plain_log_ticks
-from robopref.reporting.diagnosis_words import condition_names, estimate_text, has_interval, number, percent_text
+from robopref.reporting.diagnosis_words import (
+    condition_names,
+    estimate_text,
+    has_interval,
+    number,
+    percent_text,
+    shortened,
+)
 from robopref.reporting.figures import Chart, drawing
 from robopref.reporting.palette import BLACK, BLUE, GREY, LIGHT_GREY, VERMILLION
 
@@ -75,8 +82,8 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Char
                 axes.plot([l2, l2], [0, y], color=VERMILLION, linewidth=0.8, zorder=1.5)
                 left = l2 > np.sqrt(edges[0] * edges[-1])
                 axes.annotate(
-                    name, (l2, y), (-4 if left else 4, 0), textcoords="offset points", ha="right" if left else "left",
-                    va="center", fontsize=7.5, color="#A34700",
+                    shortened(name), (l2, y), (-4 if left else 4, 0), textcoords="offset points",
+                    ha="right" if left else "left", va="center", fontsize=7.5, color="#A34700",
                 )  # fmt: skip
             axes.set_ylim(0, height * (1.1 + 0.075 * len(needed)))
         caption = (

@@ -69,10 +69,10 @@ def direction_figure(
             axes = grid[0, 1] if alone else grid[-1, index]
             show_picture(axes, signed_over_frame(values[index], frame, limit))
             share = f"{100 * shares[index]:.0f} % of its energy"
-            axes.set_title("$G_S$ over it" if alone else share if frame is not None else f"{label}: {share}")
+            axes.set_title("G_S over it" if alone else share if frame is not None else f"{label}: {share}")
         scale = figure.colorbar(
             ScalarMappable(Normalize(-limit, limit), signed_colors()), ax=grid, extend="both",
-            fraction=0.04, pad=0.015, aspect=28, label="component of $G_S$ (unit vector)",
+            fraction=0.04, pad=0.015, aspect=28, label="component of G_S (unit vector)",
         )  # fmt: skip
         scale.ax.yaxis.set_major_locator(MaxNLocator(5, symmetric=True))
         largest, even = number(float(np.abs(values).max())), number(1 / np.sqrt(direction.size))

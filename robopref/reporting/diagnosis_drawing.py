@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from robopref.evaluation.statistics import Estimate
-from robopref.reporting.diagnosis_words import has_interval, number
+from robopref.reporting.diagnosis_words import has_interval, number, shortened
 from robopref.reporting.figures import Chart, to_png, to_svg
 from robopref.reporting.palette import BLACK
 
@@ -31,7 +31,9 @@ SEQUENTIAL = LinearSegmentedColormap.from_list("energy", ["#FFFFFF", "#CBD9EA", 
 
 def finished(figure: Figure, name: str, title: str, caption: str, alt: str, *, wide: bool = True) -> Chart:
     """The chart of a drawn figure, as SVG and as PNG; call inside ``drawing``."""
-    return Chart(name, to_svg(figure), title, caption, alt, wide, to_png(figure))
+    svg = to_svg(figure)
+    figure.set_layout_engine("none")  # it is laid out; a second time would cost as much again
+    return Chart(name, svg, title, caption, alt, wide, to_png(figure))
 
 
 def frames_of(state: NDArray[Any], channels_per_frame: int) -> NDArray[Any]:
@@ -147,7 +149,7 @@ def grouped_rows(groups: Sequence[tuple[str, Sequence[str]]]) -> tuple[dict[tupl
 
 def label_rows(axes: Axes, rows: Mapping[tuple[str, str], float], headers: Mapping[str, float]) -> None:
     """Row labels as ticks, and the headers in bold, level with them."""
-    heights, labels = [*rows.values(), *headers.values()], [*(label for _, label in rows), *headers]
+    heights, labels = [*rows.values(), *headers.values()], [*(shortened(label, 36) for _, label in rows), *headers]
     axes.set_yticks(heights, labels)
     for tick in axes.get_yticklabels()[len(rows) :]:
         tick.set(weight="bold", color="#222222")

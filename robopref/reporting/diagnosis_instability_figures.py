@@ -24,7 +24,7 @@ from robopref.reporting.diagnosis_drawing import (
     show_picture,
     signed_over_frame,
 )
-from robopref.reporting.diagnosis_words import episodes_text, estimate_text, intervals_text, number
+from robopref.reporting.diagnosis_words import episodes_text, estimate_text, intervals_text, number, shortened
 from robopref.reporting.figures import Chart, drawing
 from robopref.reporting.palette import BLUE, VERMILLION
 
@@ -84,7 +84,7 @@ def norms_figure(episodes: Sequence[EpisodeSeries], peaks: Sequence[Peak]) -> Ch
             column[0].set(ylim=(0, largest * 1.5))
             column[0].locator_params(axis="y", nbins=3)
         column[-1].set(xlim=(0, longest), xlabel="agent step of the episode")
-        figure.supylabel("episode,  gradient norm $|g(s_t)|_2$", fontsize=9)
+        figure.supylabel("episode,  gradient norm |g(s)|\u2082", fontsize=9)
         caption = (
             "How strongly the decision reacts to the pixels, step by step, in each clean episode (one scale). Sharp "
             "spikes are moments at which a tiny change of the picture moves the decision; numbered triangles are the "
@@ -137,6 +137,7 @@ def measures_figure(instability: Instability, confidence: float = 0.95) -> Chart
             values = [estimate.low, estimate.high, *single]
             if min(values) > 0 and max(values) > 30 * min(values):
                 axes.set_xscale("log")
+                plain_log_ticks(axes, vertical=False)
             elif min(values) < 0.5 * max(values):
                 axes.set_xlim(left=0)
         caption = (
@@ -193,4 +194,5 @@ def peaks_figure(peaks: Sequence[Peak], channels_per_frame: int, actions: Sequen
 def _decision(peak: Peak, actions: Sequence[str]) -> str:
     second, best = np.argsort(peak.q_values, kind="stable")[-2:]
     lead = number(float(peak.q_values[best] - peak.q_values[second]), 2)
-    return f"|g|\u2082 = {number(peak.norm)}\n{actions[best]}\nover {actions[second]}\nby {lead}"
+    names = [shortened(actions[index], 16) for index in (best, second)]
+    return f"|g|\u2082 = {number(peak.norm)}\n{names[0]}\nover {names[1]}\nby {lead}"

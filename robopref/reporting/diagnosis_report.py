@@ -41,6 +41,7 @@ from robopref.reporting.diagnosis_words import (
     number,
     percent_text,
     settings_text,
+    shown_statements,
     told_apart,
 )
 from robopref.reporting.figures import Chart
@@ -128,8 +129,7 @@ def diagnosis_contents(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> 
         "policy_id": subject.policy_id,
         "architecture": subject.architecture,
         "untrained": diagnosis.competence.untrained,
-        "statements": diagnosis.statements,
-        "loud": diagnosis.competence.untrained + diagnosis.directions.vanished,
+        "statements": shown_statements(diagnosis.statements),
         "findings": findings(diagnosis),
         "overview": _overview(diagnosis),
         "charts": {section: [shown(chart) for chart in drawn] for section, drawn in charts.items()},

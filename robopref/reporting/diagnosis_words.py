@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from robopref.diagnosis.results import Condition
 from robopref.evaluation.statistics import Estimate
@@ -89,6 +90,21 @@ def condition_names(conditions: Sequence[Condition]) -> list[str]:
 def settings_text(condition: Condition) -> str:
     """The settings without the name that stands beside them: ``degrees=2.0``."""
     return condition.detail.removeprefix(f"{condition.name}:").replace(",", ", ")
+
+
+def shown_statements(statements: Sequence[str]) -> list[dict[str, Any]]:
+    """What a reader must know first, and which of it makes all that follows meaningless."""
+    return [
+        {"text": text, "loud": any(word in text for word in ("UNTRAINED", "All directions vanish"))}
+        for text in statements
+    ]
+
+
+def shortened(text: str, length: int = 28) -> str:
+    """A name cut in its middle, where its ends say more (a path, say)."""
+    if len(text) <= length:
+        return text
+    return f"{text[: length // 3]}\u2026{text[-(length - length // 3 - 1) :]}"
 
 
 def told_apart(condition: Condition, null: Condition | None) -> str:

@@ -38,6 +38,7 @@ _STYLE: dict[Any, Any] = {  # the stubs list every key there is as a literal typ
     "grid.linewidth": 0.7,
     "xtick.color": "#444444",
     "ytick.color": "#444444",
+    "text.parse_math": False,  # a dollar sign in a name from outside is a dollar sign
     "legend.frameon": False,
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
