@@ -16,6 +16,7 @@ from robopref import __version__
 from robopref.cli.collect import Collect, run_collect
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.diagnose import Diagnose, run_diagnose
+from robopref.cli.diagnose_compare import DiagnoseCompare, run_diagnose_compare
 from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.quickstart import Quickstart, run_quickstart
 from robopref.cli.refine import Refine, run_refine
@@ -27,6 +28,7 @@ from robopref.errors import RoboprefError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+_COMPARE = "diagnose-compare"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ Command = (
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Diagnose, subcommand("diagnose")]
+    | Annotated[DiagnoseCompare, subcommand(_COMPARE)]
     | Annotated[Report, subcommand("report")]
     | Annotated[Quickstart, subcommand("quickstart")]
     | Annotated[Doctor, subcommand("doctor")]
@@ -75,6 +78,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Refine: run_refine,
     Evaluate: run_evaluate,
     Diagnose: run_diagnose,
+    DiagnoseCompare: run_diagnose_compare,
     Report: run_report,
     Quickstart: run_quickstart,
     Doctor: _run_doctor,
@@ -84,11 +88,14 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; exits 0 when done, 1 when a check failed, 2 on bad input, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:2] == ["diagnose", "compare"]:  # "diagnose" alone has required options, so no subcommand of its own
+        arguments[:2] = [_COMPARE]
     command: Any = tyro.cli(
         Command,
         prog="robopref",
         description="Refine robot policies with people in the loop.",
-        args=argv,
+        args=arguments,
     )
     # So that --task and --policy find modules in the current directory, as python -m would.
     sys.path.append(os.getcwd())

@@ -1,0 +1,232 @@
+"""``robopref diagnose`` from the command line, on real games and small networks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from robopref.cli.diagnose import parse_bytes
+from robopref.cli.main import main
+from robopref.diagnosis import load_comparison, load_diagnosis
+from robopref.errors import RoboprefError
+from robopref.policies.q_checkpoint import save_q_network
+from robopref.policies.q_network import QArchitecture, QNetwork
+
+QUICK = (
+    "--episodes", 2, "--random-episodes", 2, "--max-steps", 25, "--resamples", 100, "--num-envs", 2, "--max-states", 30,
+    "--attacks", "none", "--wandb", "disabled", "--device", "cpu",
+)  # fmt: skip
+
+
+def run(*arguments, expect=0):
+    """Run the command line in this process."""
+    try:
+        main([str(a) for a in arguments])
+        status = 0
+    except SystemExit as exit_:
+        status = exit_.code or 0
+    assert status == expect, f"robopref {' '.join(map(str, arguments))} exited {status}"
+
+
+def save(directory, game="pong", about=True, change=lambda network: None, **architecture):
+    torch.manual_seed(0)
+    settings = {"n_actions": 6, "hidden": 16} | architecture
+    network = QNetwork(QArchitecture(**settings))
+    change(network)
+    told = {"game": game, "environment": {"game": game, "frame_skip": 4, "sticky_actions": 0.25}} if about else {}
+    save_q_network(directory, network, told)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("model") / "pong")
+
+
+@pytest.fixture(scope="module")
+def diagnosed(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("diagnosed") / "pong"
+    run("diagnose", "--model", model, "--out", out, "--shifts", "rotation:degrees=3", "jpeg", *QUICK)
+    return out
+
+
+def test_a_diagnosis_leaves_numbers_figures_and_a_report(diagnosed, model):
+    found = load_diagnosis(diagnosed)
+    assert found.subject.policy == str(model)
+    assert found.subject.task == "pong"
+    assert found.subject.actions[0] == "NOOP"
+    assert found.subject.value_unit == "discounted reward"
+    assert found.subject.environment["sticky_actions"] == 0.25  # as the checkpoint says
+    assert [c.name for c in found.conditions] == ["null", "rotation:degrees=3", "jpeg"]
+    assert found.conditions[1].detail == "rotation:degrees=3.0"
+    assert found.statements[0].startswith("UNTRAINED")
+    # the checkpoint says three of the settings; that the others are assumed is told
+    assert any("assumed: " in s and "noop_max=30" in s and "sticky" not in s for s in found.statements)
+    page = (diagnosed / "report.html").read_text()
+    assert "UNTRAINED" in page
+    assert len(list((diagnosed / "figures").glob("*.png"))) >= 8
+    table = (diagnosed / "tables" / "conditions.csv").read_text().splitlines()
+    assert table[0].startswith("name,kind,detail,n_states,quotient_value,quotient_low")
+    assert len(table) == 4
+    metrics = json.loads((diagnosed / "metrics.jsonl").read_text())
+    assert metrics["quotient/null/value"] == pytest.approx(found.null.quotient.value)
+    assert json.loads((diagnosed / "tracked.json").read_text())["untrained"] is True
+    assert json.loads((diagnosed / "config.json").read_text())["config"]["policy_id"] == found.subject.policy_id
+
+
+def test_the_console_says_what_counts(model, tmp_path, capsys):
+    run("diagnose", "--model", model, "--out", tmp_path / "a", "--shifts", "none", *QUICK, "--temperature", 1e-9)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "UNTRAINED: this policy does not play pong better than random actions do" in printed
+    assert "All directions vanish at T = 1e-09 in float32" in printed
+    assert "report: " in printed
+
+
+def test_an_earlier_run_is_not_overwritten_and_goes_on_only_as_it_was(diagnosed, model, capsys):
+    arguments = ("diagnose", "--model", model, "--out", diagnosed, "--shifts", "rotation:degrees=3", "jpeg", *QUICK)
+    run(*arguments, expect=2)
+    assert "add --resume" in capsys.readouterr().err
+    run(*arguments, "--resume", "--temperature", 2, expect=2)
+    assert "other settings (temperature)" in capsys.readouterr().err
+    before = {path: path.stat().st_mtime_ns for path in (diagnosed / "sets").iterdir()}
+    run(*arguments, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in (diagnosed / "sets").iterdir()} == before
+
+
+def test_a_stopped_run_goes_on(model, tmp_path):
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "robopref.cli.main", "diagnose", "--model", str(model), "--out", str(out),
+        *map(str, QUICK), "--max-steps", "400",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not (out / "sets" / "null.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "--resume goes on" in output
+    assert not (out / "summary.json").exists()
+    kept = (out / "sets" / "clean.json").stat().st_mtime_ns
+    run(*command[3:], "--resume")
+    assert len(load_diagnosis(out).conditions) == 8
+    assert (out / "sets" / "clean.json").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--game", "Breakout"), "the model was trained on pong and the game is breakout"),
+        (("--full-action-set", "True"), "set full_action_set to False"),
+        (("--grayscale", "False"), "set grayscale to True"),
+        (("--frame-stack", 3), "the model takes 4 stacked frames and the environment gives 3"),
+        (("--image-size", 96), "the model takes 84 x 84 pixels"),
+        (("--episodes", 0), "episodes must be at least 1"),
+        (("--temperature", 0), "temperature must be positive"),
+        (("--memory-limit", "lots"), "no amount of memory"),
+        (("--shifts", "earthquake"), "no shift is called 'earthquake'"),
+        (("--shifts", "jpeg", "jpeg"), "the shift jpeg is asked for twice"),
+        (("--sticky-actions", 2), "sticky_actions is a probability"),
+        (("--model", "nowhere.zip"), "no model at nowhere.zip"),
+    ],
+)
+def test_bad_input_is_one_line(model, tmp_path, capsys, arguments, message):
+    run("diagnose", "--model", model, "--out", tmp_path / "out", *QUICK, *arguments, expect=2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def _break(network):
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.nan
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"change": _break}, "not finite"),
+        ({"game": "freeway"}, "the model has 6 actions, but freeway has 3 (minimal set) or 18 (full set)"),
+        ({"about": False}, "the model does not say which game it plays"),
+    ],
+)
+def test_bad_models_are_one_line(tmp_path, capsys, settings, message):
+    model = save(tmp_path / "model", **settings)
+    run("diagnose", "--model", model, "--out", tmp_path / "out", *QUICK, expect=2)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((32, 1, 8, 8), "its frame stack is missing"),
+        ((32, 84, 8, 8), "channels last"),
+    ],
+)
+def test_a_missing_stack_and_channels_last_are_said(tmp_path, capsys, shape, message):
+    linear = {"network.7.weight": torch.zeros(512, 3136), "network.7.bias": torch.zeros(512)}
+    weights = {
+        "network.0.weight": torch.zeros(shape), "network.0.bias": torch.zeros(32),
+        "network.2.weight": torch.zeros(64, 32, 4, 4), "network.2.bias": torch.zeros(64),
+        "network.4.weight": torch.zeros(64, 64, 3, 3), "network.4.bias": torch.zeros(64), **linear,
+        "network.9.weight": torch.zeros(6, 512), "network.9.bias": torch.zeros(6),
+    }  # fmt: skip
+    torch.save(weights, tmp_path / "dqn_atari.cleanrl_model")
+    arguments = ("--model", tmp_path / "dqn_atari.cleanrl_model", "--game", "Pong", "--out", tmp_path / "out")
+    run("diagnose", *arguments, *QUICK, expect=2)
+    assert message in capsys.readouterr().err
+
+
+def test_two_diagnoses_side_by_side(diagnosed, tmp_path, capsys):
+    other = save(tmp_path / "other", change=lambda network: [p.data.mul_(1.5) for p in network.parameters()])
+    run("diagnose", "--model", other, "--out", tmp_path / "b", "--shifts", "jpeg", *QUICK)
+    out = tmp_path / "both"
+    arguments = ("diagnose", "compare", diagnosed, tmp_path / "b", "--out", out, "--wandb", "disabled")
+    run(*arguments, "--names", "plain", "loud")
+    found = load_comparison(out)
+    assert found.names == ("plain", "loud")
+    assert set(found.quotients) == {"null", "jpeg"}
+    assert "angle of G_S" in capsys.readouterr().out
+    assert "plain" in (out / "comparison.html").read_text()
+    assert (out / "tables" / "quotients.csv").read_text().startswith("condition,a_value,a_low")
+    run(*arguments, expect=2)
+    assert "add --resume" in capsys.readouterr().err
+    for wrong, message in [
+        ((diagnosed, diagnosed), "are the same directory"),
+        ((diagnosed, tmp_path), "has not come to its end"),
+    ]:
+        run("diagnose", "compare", *wrong, "--out", tmp_path / "c", "--wandb", "disabled", expect=2)
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_wandb_gets_images_and_tables(model, tmp_path):
+    out = tmp_path / "run"
+    quick = [a for a in QUICK if a not in ("--wandb", "disabled")]
+    run("diagnose", "--model", model, "--out", out, "--shifts", "none", *quick, "--wandb", "offline")
+    assert list((out / "wandb").glob("offline-run-*/*.wandb"))
+    media = list((out / "wandb").rglob("*.png"))
+    assert len(media) == len(list((out / "figures").glob("*.png")))
+    assert list((out / "wandb").rglob("conditions*.table.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1G", 2**30), ("500M", 500 * 2**20), ("1.5GiB", 3 * 2**29), (" 2 kb ", 2048), ("4096", 4096)],
+)
+def test_amounts_of_memory(text, size):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1T", "0", "1.5.2M"])
+def test_bad_amounts_of_memory(text):
+    with pytest.raises(RoboprefError, match="no amount of memory"):
+        parse_bytes(text)
