@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,17 +14,27 @@ from robopref.errors import RoboprefError
 
 @dataclass(frozen=True)
 class Report:
-    """Write report.html for a quickstart or evaluation directory."""
+    """Write the report of a quickstart, an evaluation, a diagnosis or a comparison of two."""
 
     run: tyro.conf.Positional[Path]
-    """The directory with summary.json."""
+    """The directory with summary.json, or comparison.json."""
 
 
 def run_report(config: Report) -> bool:
     """Write the report and print where it is."""
+    from robopref.diagnosis.results import ARRAYS_FILE, COMPARISON_FILE
+    from robopref.reporting.diagnosis_comparison_report import write_comparison_report
+    from robopref.reporting.diagnosis_report import write_diagnosis_report
     from robopref.reporting.html import write_report
 
-    if not (config.run / "summary.json").exists():
-        raise RoboprefError(f"{config.run} holds no summary.json: give the directory of a quickstart or an evaluation.")
-    console.print(f"report: {write_report(config.run)}", soft_wrap=True)
+    write: Callable[[Path], Path]
+    if (config.run / COMPARISON_FILE).exists():
+        write = write_comparison_report
+    elif not (config.run / "summary.json").exists():
+        raise RoboprefError(
+            f"{config.run} holds no summary.json: give the directory of a quickstart, an evaluation or a diagnosis."
+        )
+    else:
+        write = write_diagnosis_report if (config.run / ARRAYS_FILE).exists() else write_report
+    console.print(f"report: {write(config.run)}", soft_wrap=True)
     return True

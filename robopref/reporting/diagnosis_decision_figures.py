@@ -32,7 +32,7 @@ def gaps_figure(decisions: Decisions, value_unit: str) -> Chart:
     threshold = decisions.tie_share * decisions.scale
     with drawing(4.6, 3.1) as figure:
         axes = figure.subplots()
-        edges = _log_edges(gaps, threshold)
+        edges = log_edges(gaps, threshold)
         _log_histogram(axes, gaps, edges, threshold)
         if threshold > 0:
             axes.axvline(threshold, color=BLACK, linewidth=1, linestyle=(0, (4, 3)))
@@ -70,7 +70,7 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Char
     ]
     with drawing(4.6, 3.1 + 0.17 * len(needed)) as figure:
         axes = figure.subplots()
-        edges = _log_edges(np.concatenate([finite, [l2 for _, l2 in needed]]), 0.0)
+        edges = log_edges(np.concatenate([finite, [l2 for _, l2 in needed]]), 0.0)
         _log_histogram(axes, finite, edges, 0.0, total=len(distances))
         if decisions.median_distance is not None:
             _median_mark(axes, decisions.median_distance)
@@ -105,16 +105,16 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Char
         )
 
 
-def _log_edges(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+def log_edges(values: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
     """Edges of logarithmic bins over the positive values; the threshold, where there is one, is among them."""
-    positive = values[values > 0]
+    positive = values[values > np.finfo(np.float32).tiny]  # what is smaller is as good as zero
     if not len(positive):
         return np.geomspace(0.5, 2, _BINS + 1) * (threshold or 1)
     high = max(float(positive.max()), threshold) * 1.05
-    low = min(float(np.quantile(positive, 0.002)), threshold or np.inf) / 1.1
-    low = max(low, high / 10**_DECADES)
+    low = max(float(np.quantile(positive, 0.002)) / 1.1, high / 10**_DECADES)
     if not threshold:
         return np.geomspace(low, high, _BINS + 1)
+    low = min(low, threshold / 1.1)
     width = np.log(high / low) / _BINS
     steps = np.arange(np.floor(np.log(low / threshold) / width), np.ceil(np.log(high / threshold) / width) + 1)
     edges: NDArray[np.float64] = threshold * np.exp(width * steps)
@@ -141,7 +141,8 @@ def _log_histogram(
 
 
 def _median_mark(axes: Axes, median: Estimate) -> None:
-    y = 0.0
+    # A logarithmic axis has no place for a gap of zero but its left end.
+    value, low, high = np.clip([median.value, median.low, median.high], *axes.get_xlim())
     if has_interval(median):
-        axes.plot([median.low, median.high], [y, y], color=BLACK, linewidth=2.4, clip_on=False, zorder=4)
-    axes.plot(median.value, y, "D", color=BLACK, ms=5.5, clip_on=False, zorder=4)
+        axes.plot([low, high], [0, 0], color=BLACK, linewidth=2.4, clip_on=False, zorder=4)
+    axes.plot(value, 0, "D", color=BLACK, ms=5.5, clip_on=False, zorder=4)
