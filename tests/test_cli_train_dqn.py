@@ -73,10 +73,14 @@ def test_ctrl_c_keeps_everything_and_resume_goes_on(tmp_path):
     refused = run(*options, "--resume", "--gamma=0.9", cwd=tmp_path)
     assert refused.returncode == 2
     assert "gamma" in refused.stderr
-    resumed = run(*options, "--resume", cwd=tmp_path)
+    fewer = run(*options, "--resume", "--steps=1000", cwd=tmp_path)
+    assert fewer.returncode == 2
+    assert "steps" in fewer.stderr
+    resumed = run(*options, "--resume", "--steps=1600", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from step" in resumed.stdout
-    load_q_network(tmp_path / "run" / "policy")
+    assert load_q_network(tmp_path / "run" / "policy")[1]["training"]["steps"] == 1600
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["steps"] == 1600
 
 
 @pytest.mark.parametrize(

@@ -66,11 +66,19 @@ def read_json(path: Path) -> Any:
         raise RoboprefError(f"{path} is not valid JSON ({error}).") from error
 
 
-def start_run(out: Path, command: str, config: Any, *, resume: bool, identity: dict[str, str] | None = None) -> None:
+def start_run(
+    out: Path,
+    command: str,
+    config: Any,
+    *,
+    resume: bool,
+    identity: dict[str, str] | None = None,
+    extendable: tuple[str, ...] = (),
+) -> None:
     """Claim ``out`` for this command and save its resolved configuration there.
 
     ``identity`` holds content hashes of what the configuration only names (the policy, the data): a run goes on only
-    with the same content.
+    with the same content. Settings in ``extendable`` may be raised when it goes on, and are saved anew then.
 
     Raises:
         RoboprefError: ``out`` holds an earlier run and ``resume`` is off, or that run had another configuration.
@@ -82,10 +90,14 @@ def start_run(out: Path, command: str, config: Any, *, resume: bool, identity: d
         earlier = read_json(path)
         if not resume:
             raise RoboprefError(f"{out} holds an earlier run: add --resume to go on with it, or choose another --out.")
-        changed = [k for k in resolved if earlier.get("config", {}).get(k) != resolved[k]]
+        settings = earlier.get("config", {})
+        raised = [k for k in extendable if k in settings and resolved[k] > settings[k]]
+        changed = [k for k in resolved if settings.get(k) != resolved[k] and k not in raised]
         if earlier.get("command") != command or changed:
             what = f"other settings ({', '.join(changed)})" if changed else f"the command {earlier.get('command')!r}"
             raise RoboprefError(f"{out} was started with {what}: repeat it as it was, or choose another --out.")
+        if raised:
+            write_json(path, earlier | {"config": settings | {k: resolved[k] for k in raised}})
         return
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise RoboprefError(f"{out} is not empty and holds no robopref run: choose another --out.")

@@ -33,6 +33,7 @@ class TrainDqn:
     out: Path
     """Where the policy, its curve and its state go."""
     steps: int = 400_000
+    """May be raised when an interrupted run goes on."""
     robust: bool = False
     """Certified training: the SA-DQN regulariser over interval bounds (see --kappa and --radius)."""
     kappa: float = CERTIFIED_KAPPA
@@ -99,9 +100,10 @@ def run_train_dqn(config: TrainDqn) -> bool:
     network = _network(config, spec)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
     identity = {"init": policy_id(config.init)} if config.init else {}
-    start_run(config.out, "train-dqn", config, resume=config.resume, identity=identity)
+    start_run(config.out, "train-dqn", config, resume=config.resume, identity=identity, extendable=("steps",))
     told = to_json({"settings": settings, "environment": spec, "identity": identity})
-    fingerprint = hashlib.blake2b(json.dumps(told, sort_keys=True).encode(), digest_size=16).hexdigest()
+    lasting = told | {"settings": {k: v for k, v in told["settings"].items() if k != "steps"}}
+    fingerprint = hashlib.blake2b(json.dumps(lasting, sort_keys=True).encode(), digest_size=16).hexdigest()
     state_path = config.out / "state.pt"
     with graceful_interrupt() as interrupt, progress_bar(f"DQN: {spec.game}", config.steps) as progress:
         trainer = DQNTrainer(
