@@ -15,7 +15,7 @@ from typing import Any
 from robopref import __version__
 from robopref.errors import RoboprefError
 
-_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "accelerate", "wandb")
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "ale-py", "accelerate", "wandb")
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 The loop of Mnih et al. (Nature 2015) with games side by side: all games take a step, the steps go to the replay, and
 every ``train_every`` steps a batch of ``batch_size`` is learnt from. What is kept fixed when games are added is the
-number of samples replayed per step, batch_size / train_every (8 in the original: 32 every 4 steps).
+number of samples replayed per step, batch_size / train_every (8 in the original: 32 every 4 steps). Rewards are learnt
+from by their sign; scores are counted as the game gives them.
 """
 
 from __future__ import annotations

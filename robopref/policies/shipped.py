@@ -1,7 +1,7 @@
 """Trained Q policies that come with robopref, by name.
 
-Each is a directory of ``q_checkpoint`` with its learning curve (``metrics.jsonl``, as ``train-dqn`` wrote it) beside the
-weights. The version in a name counts retrainings: what a name holds never changes.
+Each is a directory of ``q_checkpoint`` with its learning curve (``metrics.jsonl``, as ``train-dqn`` wrote it) beside
+the weights. The version in a name counts retrainings: what a name holds never changes.
 """
 
 from __future__ import annotations
