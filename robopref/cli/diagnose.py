@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from robopref.envs.ale import AtariSpec
     from robopref.evaluation.statistics import Estimate
 
-NATURAL = "natural"
+ALL = "all"
 NONE = "none"
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
@@ -85,10 +85,10 @@ class Diagnose:
     """A module takes [B, H, W, C]."""
     episodes: int = 10
     """Of the clean set, of the null control, and of every shift."""
-    shifts: tuple[str, ...] = (NATURAL,)
-    """E.g. rotation jpeg:quality=50; natural: every one at its default strength; none."""
-    attacks: tuple[str, ...] = (NONE,)
-    """E.g. deepfool; all: every one at its default settings; none."""
+    shifts: tuple[str, ...] = (ALL,)
+    """E.g. rotation jpeg:quality=50; all: every one at its default strength; none."""
+    attacks: tuple[str, ...] = (ALL,)
+    """E.g. deepfool carlini_wagner:steps=50; all: every one at its default settings; none."""
     temperature: float = 1.0
     """T of the softmax over the action values, in their units."""
     jitter: float = 0.0
@@ -214,22 +214,26 @@ def parse_bytes(text: str) -> int:
 def _shifts(texts: tuple[str, ...]) -> dict[str, Any]:
     from robopref.diagnosis.shifts import SHIFTS, parse_shift
 
+    return _named("shift", texts, SHIFTS, parse_shift)
+
+
+def _attacks(texts: tuple[str, ...]) -> dict[str, Any]:
+    from robopref.diagnosis.attacks import ATTACKS, parse_attack
+
+    return _named("attack", texts, ATTACKS, parse_attack)
+
+
+def _named(what: str, texts: tuple[str, ...], known: Mapping[str, Any], parse: Callable[[str], Any]) -> dict[str, Any]:
+    """What the texts ask for, by the text that asks for it."""
     if texts == (NONE,):
         return {}
     found: dict[str, Any] = {}
     for text in texts:
-        named = SHIFTS if text == NATURAL else {text.strip(): parse_shift(text)}
-        for name, shift in named.items():
+        for name, thing in (known if text == ALL else {text.strip(): parse(text)}).items():
             if name in found:
-                raise RoboprefError(f"the shift {name} is asked for twice.")
-            found[name] = shift
+                raise RoboprefError(f"the {what} {name} is asked for twice.")
+            found[name] = thing
     return found
-
-
-def _attacks(texts: tuple[str, ...]) -> dict[str, Any]:
-    if texts == (NONE,):
-        return {}
-    raise RoboprefError("there are no attacks yet: use --attacks none.")
 
 
 def _game(config: Diagnose) -> tuple[Any, Subject, EpisodeSource, list[str]]:
