@@ -26,12 +26,17 @@ from made_diagnoses import (
 from robopref.diagnosis.results import Diagnosis, Directions, load_diagnosis, save_comparison, save_diagnosis
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Estimate
-from robopref.reporting.diagnosis_comparison_report import comparison_images, write_comparison_report
+from robopref.reporting.diagnosis_comparison_report import comparison_charts, comparison_images, write_comparison_report
 from robopref.reporting.diagnosis_condition_figures import quotient_figure
 from robopref.reporting.diagnosis_direction_figures import power_figure
 from robopref.reporting.diagnosis_figure_files import kept_figures, write_figures
 from robopref.reporting.diagnosis_instability_figures import measures_figure, norms_figure
-from robopref.reporting.diagnosis_report import diagnosis_contents, diagnosis_images, write_diagnosis_report
+from robopref.reporting.diagnosis_report import (
+    diagnosis_charts,
+    diagnosis_contents,
+    diagnosis_images,
+    write_diagnosis_report,
+)
 from robopref.reporting.diagnosis_words import BELOW, condition_names, estimate_text, number, percent_text, told_apart
 from robopref.reporting.figures import Chart
 from robopref.reporting.page import write_page
@@ -119,6 +124,7 @@ def test_the_tables_hold_the_numbers_of_the_results(directory: Path) -> None:
     assert quotients["null control"] == ["0.9 [0.82, 0.95]", "", "", "321 (5)", "6"]
     assert quotients[name] == ["0.31 [0.21, 0.41]", "0.59 [0.45, 0.71]", "below the null", "321 (5)", "6"]
     assert quotients["JPEG strength=2.0, steps=7"][2] == "not told apart"
+    assert "by at most 1 %" in plain(text)  # the largest reduction error
     flips = rows_of(text, "Flipped actions and returns")
     assert flips["rotation"] == ["23.4 % [20.0, 27.0]", "3 [1, 5]", "6", "-9 [-12, -6]"]
     assert flips["Carlini-Wagner"][:2] == ["97.5 % [94.0, 100.0]", "0.5 [0, 1] in 40 steps"]
@@ -276,6 +282,31 @@ def test_one_decision_of_an_action_token_policy_is_reported_with_what_it_has(tmp
         assert told in page.text
 
 
+def test_vectors_are_drawn_as_vectors() -> None:
+    direction = np.zeros((1, 1, 5), np.float32)
+    direction[0, 0, 3], direction[0, 0, 1] = -0.8, 0.6
+    found = make_diagnosis(conditions=CONDITIONS)
+    subject = replace(found.subject, shape=(1, 1, 5), frame_stack=1, policy="a")
+    found = replace(
+        found,
+        subject=subject,
+        directions=replace(found.directions, directions=direction[None]),
+        spatial=make_spatial(direction),
+    )
+    charts = diagnosis_charts(found)
+    assert [chart.name for chart in charts["direction"]] == ["direction", "spectrum"]
+    assert "a: largest at coordinate 3, 0.8." in charts["direction"][0].alt
+    assert charts["spectra"] == []
+    assert not {"peaks", "examples"} & {chart.name for chart in charts["time"] + charts["shifts"]}
+    missing = diagnosis_contents(found, charts)["missing"]
+    assert missing["spectra"] == ["the states are vectors and have no spatial frequencies."]
+    both = make_comparison(
+        subjects=(subject, subject), directions=np.stack([direction, direction]), energies=np.square(direction)
+    )
+    names = [chart.name for section in comparison_charts(both).values() for chart in section]
+    assert names == ["angles", "direction", "overlap", "ratios", "quotients"]
+
+
 def test_what_a_model_says_of_itself_is_never_markup(tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)> $x^{$ \\frac"
     found = make_diagnosis()
@@ -405,8 +436,10 @@ def test_numbers_are_written_as_people_write_them() -> None:
 
 def test_conditions_of_one_name_are_told_apart_by_their_settings() -> None:
     mild, strong = (replace(CONDITIONS[1], detail=f"rotation:degrees={degrees}") for degrees in (2, 5))
-    assert condition_names([mild, strong, CONDITIONS[2]]) == [
-        "rotation (rotation:degrees=2)",
-        "rotation (rotation:degrees=5)",
+    asked = replace(CONDITIONS[1], name="gaussian_blur:sigma=2")
+    assert condition_names([mild, strong, CONDITIONS[2], asked]) == [
+        "rotation (degrees=2)",
+        "rotation (degrees=5)",
         "JPEG",
+        "Gaussian blur (sigma=2)",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from robopref.reporting.diagnosis_comparison_figures import (
     quotients_figure,
     ratios_figure,
 )
+from robopref.reporting.diagnosis_direction_figures import components_figure
 from robopref.reporting.diagnosis_figure_files import kept_figures, write_figures
 from robopref.reporting.diagnosis_instability_figures import MEASURES
 from robopref.reporting.diagnosis_words import (
@@ -65,20 +67,28 @@ def comparison_charts(comparison: Comparison) -> dict[str, list[Chart]]:
     """Every figure that the comparison has, by section of the report."""
     names = tuple(map(shortened, comparison.names))
     comparison, confidence = replace(comparison, names=names), _confidence(comparison)
-    channels = comparison.subjects[0].channels_per_frame
+    pictures = _are_pictures(comparison)
     charts: dict[str, list[Chart | None]] = {
-        "angle": [angles_figure(comparison, confidence)],
-        "region": [overlap_figure(comparison, confidence), energies_figure(names, comparison.energies)],
+        "angle": [angles_figure(comparison, confidence), *_direction_charts(comparison, confidence)],
+        "region": [
+            overlap_figure(comparison, confidence),
+            energies_figure(names, comparison.energies) if pictures else None,
+        ],
         "instability": [ratios_figure(names, comparison.ratios, confidence)],
         "quotients": [quotients_figure(names, comparison.quotients, confidence)],
     }
-    if comparison.directions is not None:
-        charts["angle"].append(directions_figure(names, comparison.directions, comparison.spatials, channels))
-    if comparison.spatials:
-        charts["angle"].append(
-            profiles_figure(names, comparison.spatials, channels, comparison.angle.n, confidence),
-        )
     return {section: [chart for chart in drawn if chart is not None] for section, drawn in charts.items()}
+
+
+def _direction_charts(comparison: Comparison, confidence: float) -> Iterator[Chart]:
+    names, channels = comparison.names, comparison.subjects[0].channels_per_frame
+    if comparison.directions is not None:
+        if not _are_pictures(comparison):
+            yield components_figure(names, list(comparison.directions), "over the states of each policy")
+            return
+        yield directions_figure(names, comparison.directions, comparison.spatials, channels)
+    if comparison.spatials:
+        yield profiles_figure(names, comparison.spatials, channels, comparison.angle.n, confidence)
 
 
 def comparison_contents(comparison: Comparison, charts: dict[str, list[Chart]]) -> dict[str, Any]:
@@ -185,6 +195,10 @@ def _numbers(comparison: Comparison) -> dict[str, Any]:
         "columns": ["", "Value", "n"],
         "rows": rows,
     }
+
+
+def _are_pictures(comparison: Comparison) -> bool:
+    return comparison.subjects[0].shape[1] > 1
 
 
 def _confidence(comparison: Comparison) -> float:

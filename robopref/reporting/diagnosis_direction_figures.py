@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -27,11 +28,13 @@ from robopref.reporting.diagnosis_drawing import (
     signed_over_frame,
 )
 from robopref.reporting.diagnosis_words import estimate_text, intervals_text, number
-from robopref.reporting.figures import Chart, drawing
+from robopref.reporting.figures import Chart, drawing, zero_line
 from robopref.reporting.palette import BLACK, BLUE, GREEN, GREY, LIGHT_GREY, VERMILLION
 
 _SMOOTHING = 2.0  # pixels, standard deviation
 _CHANNEL_LOOKS = ((VERMILLION, "-", "red"), (GREEN, "--", "green"), (BLUE, ":", "blue"))
+_POLICY_COLORS = (BLUE, VERMILLION)
+_POLICY_MARKERS = ("o", "s")
 _MOST_COLUMNS = 4
 _MOST_EIGENVALUES = 10
 _LEAST_POWER = 0.03  # of white noise: the lowest that a profile shows, so that an empty frequency does not squash it
@@ -122,6 +125,34 @@ def energy_figure(direction: NDArray[Any], spatial: Spatial, channels_per_frame:
         return finished(figure, "energy", "Where the sensitivity lies", caption, alt)
 
 
+def components_figure(names: Sequence[str], directions: Sequence[NDArray[Any]], origin: str) -> Chart:
+    """Directions of states that are vectors, one per policy, coordinate by coordinate."""
+    vectors = [np.asarray(direction, np.float64).ravel() for direction in directions]
+    size = len(vectors[0])
+    with drawing(WIDTH, 2.8) as figure:
+        axes = figure.subplots()
+        for index, (name, vector) in enumerate(zip(names, vectors, strict=True)):
+            at = np.arange(size) + 0.28 * (index - (len(vectors) - 1) / 2)
+            color = _POLICY_COLORS[index]
+            axes.vlines(at, 0, vector, color=color, linewidth=1.6)
+            axes.plot(at, vector, _POLICY_MARKERS[index], color=color, ms=4.5, label=name)
+        zero_line(axes, vertical=False)
+        axes.set(xlabel="coordinate of the state", ylabel="component of G_S", xlim=(-0.7, size - 0.3))
+        axes.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+        axes.grid(axis="x", visible=False)
+        if len(names) > 1:
+            figure.legend(loc="outside upper left", ncols=2)
+        caption = (
+            f"The direction in the space of states along which decisions move most, {origin}, as a unit vector; each "
+            "coordinate is measured in its own range. A direction has no sign: turned over it is the same."
+        )
+        told = [
+            f"{name}: largest at coordinate {int(np.abs(vector).argmax())}, {number(float(np.abs(vector).max()))}"
+            for name, vector in zip(names, vectors, strict=True)
+        ]
+        return finished(figure, "direction", "Principal direction G_S", caption, "; ".join(told) + ".")
+
+
 def half_region(energy: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, float]:
     """The smoothed energy map [H, W], the level above which half of it lies, and that region's share of the pixels."""
     smooth = np.asarray(cv2.GaussianBlur(energy, (0, 0), _SMOOTHING, borderType=cv2.BORDER_REFLECT), np.float64)
@@ -199,7 +230,8 @@ def power_figure(spatial: Spatial, channels_per_frame: int) -> Chart:
     rows = -(-len(power) // columns)
     side = min(2.6, (WIDTH - _BAR - 0.7) / columns)
     extent = (*_edges(width), *_edges(height)[::-1])
-    with drawing(columns * side + _BAR + 0.7, rows * (side + 0.27) + 0.5) as figure:
+    margin = 0.7 if columns > 1 else 1.3  # a lone square leaves less room beside it than it takes
+    with drawing(columns * side + _BAR + margin, rows * (side + 0.27) + 0.5) as figure:
         grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
         for axes, label, image in zip(grid.flat, labels, decibels, strict=False):
             shown = axes.imshow(image, cmap="cividis", vmin=low, vmax=high, interpolation="none", extent=extent)

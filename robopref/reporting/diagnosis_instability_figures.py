@@ -60,10 +60,7 @@ def norms_figure(episodes: Sequence[EpisodeSeries], peaks: Sequence[Peak]) -> Ch
     with drawing(WIDTH, 0.75 + (0.64 if len(shown) < 6 else 0.52) * len(shown)) as figure:
         column = figure.subplots(len(shown), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for index, (axes, episode) in enumerate(zip(column, shown, strict=True)):
-            _draw_series(axes, np.maximum(episode.norms, floor))
-            if logarithmic and (episode.norms < floor).any():
-                hidden = np.flatnonzero(episode.norms < floor)
-                axes.plot(hidden, np.full(len(hidden), floor), "|", color=VERMILLION, ms=4, mew=0.8, clip_on=False)
+            _draw_series(axes, episode.norms, floor)
             for rank, peak in enumerate(peaks, start=1):
                 if peak.episode == index:
                     axes.plot(peak.step, peak.norm, "v", color=VERMILLION, ms=4.5, clip_on=False, zorder=3)
@@ -94,7 +91,7 @@ def norms_figure(episodes: Sequence[EpisodeSeries], peaks: Sequence[Peak]) -> Ch
             caption += " The axis is logarithmic."
             if (pooled < floor).any():
                 share = 100 * float((pooled < floor).mean())
-                caption += f" Red ticks at the bottom: below the axis, {number(share)} % of the states."
+                caption += f" Red bars at the bottom: below the axis, {number(share)} % of the states."
         if longest > _MOST_POINTS:
             caption += " Dark line: mean over a short stretch; light band: from its lowest to its highest value."
         if any(len(episode.norms) < episode.length for episode in episodes):
@@ -107,15 +104,18 @@ def norms_figure(episodes: Sequence[EpisodeSeries], peaks: Sequence[Peak]) -> Ch
         return finished(figure, "norms", "Gradient norm along each episode", caption, alt)
 
 
-def _draw_series(axes: Axes, norms: NDArray[np.float64]) -> None:
-    if len(norms) <= _MOST_POINTS:
-        axes.plot(np.arange(len(norms)), norms, color=BLUE, linewidth=0.9)
-        return
-    edges = np.linspace(0, len(norms), _MOST_POINTS + 1).astype(int)
-    middle = (edges[:-1] + edges[1:]) / 2
-    low, high = np.minimum.reduceat(norms, edges[:-1]), np.maximum.reduceat(norms, edges[:-1])
-    axes.fill_between(middle, low, high, color=BLUE, alpha=0.35, linewidth=0)
-    axes.plot(middle, np.add.reduceat(norms, edges[:-1]) / np.diff(edges), color=BLUE, linewidth=0.8)
+def _draw_series(axes: Axes, norms: NDArray[np.float64], floor: float) -> None:
+    """The norms [T], or stretches of them where they are many; what lies below the floor as a bar along it."""
+    edges = np.linspace(0, len(norms), min(len(norms), _MOST_POINTS) + 1).astype(int)
+    starts, middle = edges[:-1], (edges[:-1] + edges[1:] - 1) / 2
+    drawn = np.maximum(norms, floor)
+    if len(starts) < len(norms):
+        lowest, highest = np.minimum.reduceat(drawn, starts), np.maximum.reduceat(drawn, starts)
+        axes.fill_between(middle, lowest, highest, color=BLUE, alpha=0.35, linewidth=0)
+    axes.plot(middle, np.add.reduceat(drawn, starts) / np.diff(edges), color=BLUE, linewidth=0.9)
+    hidden = np.minimum.reduceat(norms, starts) < floor
+    if hidden.any():
+        axes.hlines(np.full(hidden.sum(), floor), starts[hidden], edges[1:][hidden], color=VERMILLION, linewidth=3)
 
 
 def measures_figure(instability: Instability, confidence: float = 0.95) -> Chart:

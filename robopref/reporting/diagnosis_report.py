@@ -16,6 +16,7 @@ from robopref.reporting.diagnosis_condition_figures import (
 )
 from robopref.reporting.diagnosis_decision_figures import distances_figure, gaps_figure
 from robopref.reporting.diagnosis_direction_figures import (
+    components_figure,
     direction_figure,
     energy_figure,
     power_figure,
@@ -84,7 +85,7 @@ def diagnosis_charts(diagnosis: Diagnosis) -> dict[str, list[Chart]]:
     """Every figure that the diagnosis has, by section of the report."""
     subject, directions, conditions = diagnosis.subject, diagnosis.directions, diagnosis.conditions
     confidence = _confidence(diagnosis)
-    channels = subject.channels_per_frame
+    channels, pictures = subject.channels_per_frame, _are_pictures(diagnosis)
     n_episodes = len(diagnosis.instability.episodes)
     attacks = [condition for condition in conditions if condition.kind == "attack"]
     charts: dict[str, list[Chart | None]] = {section: [] for section in _SECTIONS}
@@ -92,22 +93,27 @@ def diagnosis_charts(diagnosis: Diagnosis) -> dict[str, list[Chart]]:
         origin = _origin(diagnosis)
         first = directions.directions[0]
         charts["direction"] = [
-            direction_figure(first, diagnosis.spatial.typical_state, channels, origin=origin),
-            energy_figure(first, diagnosis.spatial, channels),
+            components_figure([subject.policy], [first], origin),
             spectrum_figure(directions, origin),
         ]
-        charts["spectra"] = [
-            power_figure(diagnosis.spatial, channels),
-            radial_figure(diagnosis.spatial, channels, n_episodes, confidence),
-        ]
+        if pictures:
+            charts["direction"] = [
+                direction_figure(first, diagnosis.spatial.typical_state, channels, origin=origin),
+                energy_figure(first, diagnosis.spatial, channels),
+                spectrum_figure(directions, origin),
+            ]
+            charts["spectra"] = [
+                power_figure(diagnosis.spatial, channels),
+                radial_figure(diagnosis.spatial, channels, n_episodes, confidence),
+            ]
     if any((episode.norms > 0).any() for episode in diagnosis.instability.episodes):
         peaks = diagnosis.instability.peaks
         charts["time"] = [
             norms_figure(diagnosis.instability.episodes, peaks),
             measures_figure(diagnosis.instability, confidence),
-            peaks_figure(peaks, channels, subject.actions, subject.value_unit) if peaks else None,
+            peaks_figure(peaks, channels, subject.actions, subject.value_unit) if peaks and pictures else None,
         ]
-    charts["shifts"] = [quotient_figure(conditions, confidence), examples_figure(conditions)]
+    charts["shifts"] = [quotient_figure(conditions, confidence), examples_figure(conditions) if pictures else None]
     charts["decisions"] = [
         gaps_figure(diagnosis.decisions, subject.value_unit),
         distances_figure(diagnosis.decisions, attacks),
@@ -283,8 +289,15 @@ def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
         for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True)
     ]
     n = min(condition.n_episodes for condition in diagnosis.conditions)
+    caption = f"Feature correlation quotients; in brackets {intervals_text(n, _confidence(diagnosis))} or more"
+    errors = [c.reduction_error for c in diagnosis.conditions if c.reduction_error is not None]
+    if errors:
+        caption += (
+            ", taken in the leading directions, which changes the largest eigenvalue of a resample by at most "
+            f"{number(100 * max(errors), 2)}\u00a0%"
+        )
     return {
-        "caption": f"Feature correlation quotients; in brackets {intervals_text(n, _confidence(diagnosis))} or more",
+        "caption": caption,
         "columns": ["Condition", "\u039b", "Null minus \u039b", "Verdict", "States (saturated)", "Episodes"],
         "rows": rows,
     }
@@ -344,6 +357,9 @@ def _missing(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> dict[str, 
         missing["spectra"].append(reason)
     if not charts["time"]:
         missing["time"].append("the gradient norm is zero in every state.")
+    elif not _are_pictures(diagnosis):
+        missing["spectra"].append("the states are vectors and have no spatial frequencies.")
+        missing["time"].append("the states where the norm peaks are vectors, not pictures.")
     elif not diagnosis.instability.peaks:
         missing["time"].append("no peaks were kept.")
     names = {chart.name for chart in charts["shifts"] + charts["decisions"]}
@@ -375,6 +391,11 @@ def _origin(diagnosis: Diagnosis) -> str:
     if settings.get("jitter"):
         text += f", jitter {settings['jitter']}"
     return text + f" ({directions.n_zero} saturated)"
+
+
+def _are_pictures(diagnosis: Diagnosis) -> bool:
+    """Not so for a policy that was varied in a vector [1, 1, S] of its observation."""
+    return diagnosis.subject.shape[1] > 1
 
 
 def _confidence(diagnosis: Diagnosis) -> float:

@@ -16,7 +16,7 @@ _NAMES = {
     "carlini_wagner": "Carlini-Wagner",
     "elastic_net": "Elastic-Net",
     "deepfool": "DeepFool",
-    "nesterov": "Nesterov FGSM",
+    "nesterov_fgsm": "Nesterov FGSM",
 }
 KIND_NAMES = {"null": "null control", "shift": "natural shifts", "attack": "attacks"}
 BELOW, ABOVE = "below the null", "above the null"
@@ -74,22 +74,24 @@ def intervals_text(n: int, confidence: float) -> str:
 
 
 def condition_name(name: str) -> str:
-    """A readable name of a condition."""
-    return _NAMES.get(name, name.replace("_", " "))
+    """A readable name of a condition; settings that are part of its name stay: ``rotation (degrees=3)``."""
+    kind, _, settings = name.partition(":")
+    readable = _NAMES.get(kind, kind.replace("_", " "))
+    return f"{readable} ({settings})" if settings else readable
 
 
 def condition_names(conditions: Sequence[Condition]) -> list[str]:
     """A readable name of each; with the settings where two would have the same."""
     names = [condition_name(condition.name) for condition in conditions]
     return [
-        f"{name} ({condition.detail})" if names.count(name) > 1 and condition.detail else name
+        f"{name} ({settings_text(condition)})" if names.count(name) > 1 and condition.detail else name
         for name, condition in zip(names, conditions, strict=True)
     ]
 
 
 def settings_text(condition: Condition) -> str:
     """The settings without the name that stands beside them: ``degrees=2.0``."""
-    return condition.detail.removeprefix(f"{condition.name}:").replace(",", ", ")
+    return condition.detail.removeprefix(f"{condition.name.partition(':')[0]}:").replace(",", ", ")
 
 
 def shown_statements(statements: Sequence[str]) -> list[dict[str, Any]]:
