@@ -57,8 +57,8 @@ def main() -> None:
             counts.append(len(holds))
         share = bootstrap_ratio(hits, counts)
         print(
-            f"{name}: {100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {sum(counts)} states "
-            f"certified within {args.radius:g} grey level(s), n = {share.n} episodes"
+            f"{name}: {100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of {sum(counts)} "
+            f"states certified within {args.radius:g} grey level(s), n = {share.n} episodes"
         )
 
 
