@@ -41,7 +41,7 @@ class NesterovFGSM(Attack):
         temperature: T > 0, in units of the spread of a state's action values; small: only the closest rival counts.
     """
 
-    name: ClassVar[str] = "nesterov"
+    name: ClassVar[str] = "nesterov_fgsm"
     epsilon: float = 0.01
     steps: int = 20
     momentum: float = 1.0
