@@ -12,8 +12,8 @@ import os
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from robopref.errors import RoboprefError
 from robopref.protocols import QPolicy
 
 Shift = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-Attack = Callable[[Tensor], Tensor]
+Attack = Callable[..., Tensor]
 Progress = Callable[[int, int], None]
 
 
@@ -47,6 +47,7 @@ class EpisodeTrace:
         epsilon: probability of a random action.
         shift: text of the shift, empty without one.
         perturbations: float16 [T, C, H, W], what an attack added to the pixels in [0, 1]; None without an attack.
+        context: what ``q_values`` takes beside the pixels, by name, [T, ...]; for a game there is nothing.
 
     Raises:
         RoboprefError: no steps, or arrays that do not belong together.
@@ -62,9 +63,11 @@ class EpisodeTrace:
     epsilon: float
     shift: str = ""
     perturbations: NDArray[np.float16] | None = None
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = {name: len(value) for name in _ROWS if (value := getattr(self, name)) is not None}
+        rows |= {name: len(value) for name, value in self.context.items()}
         if len(set(rows.values())) != 1 or not len(self.actions):
             raise RoboprefError(f"a trace needs at least one step and as many rows in every array, got {rows}.")
         if self.frames.dtype != np.uint8 or not (self.frames.ndim == 3 or self.frames.shape[3:] == (3,)):
@@ -80,6 +83,10 @@ class EpisodeTrace:
     def score(self) -> float:
         """The sum of the rewards."""
         return float(self.rewards.sum())
+
+    def context_at(self, indices: ArrayLike) -> dict[str, NDArray[Any]]:
+        """The context of the states at ``indices``."""
+        return {name: values[np.asarray(indices)] for name, values in self.context.items()}
 
     def states(self, indices: ArrayLike | None = None, *, perturbed: bool = True) -> NDArray[Any]:
         """The states at ``indices`` (all of them when None) as the policy saw them.
@@ -97,6 +104,7 @@ class EpisodeTrace:
         return _perturb(states, self.perturbations if indices is None else self.perturbations[np.asarray(indices)])
 
 
+_CONTEXT = "context."
 _ROWS = ("frames", "actions", "rewards", "q_values", "perturbations")
 
 
@@ -342,11 +350,13 @@ def save_traces(path: Path, traces: Sequence[EpisodeTrace]) -> None:
     if not traces:
         raise RoboprefError("there are no traces to save.")
     arrays = {
-        f"{index}/{field.name}": np.asarray(value)
+        f"{index}/{part.name}": np.asarray(value)
         for index, trace in enumerate(traces)
-        for field in fields(trace)
-        if (value := getattr(trace, field.name)) is not None
+        for part in fields(trace)
+        if part.name != "context" and (value := getattr(trace, part.name)) is not None
     }
+    for index, trace in enumerate(traces):
+        arrays |= {f"{index}/{_CONTEXT}{name}": values for name, values in trace.context.items()}
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -365,7 +375,10 @@ def load_traces(path: Path) -> list[EpisodeTrace]:
             for key in file.files:
                 index, name = key.split("/")
                 array = file[key]
-                values[int(index)][name] = array if name in _ROWS else array.item()
+                if name.startswith(_CONTEXT):
+                    values[int(index)].setdefault("context", {})[name.removeprefix(_CONTEXT)] = array
+                else:
+                    values[int(index)][name] = array if name in _ROWS else array.item()
         traces = [EpisodeTrace(**values[index]) for index in range(len(values))]
     except (OSError, ValueError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise RoboprefError(f"{path} cannot be read as traces ({type(error).__name__}: {error}).") from error

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from robopref.diagnosis.results import Competence
 from robopref.errors import RoboprefError
-from robopref.evaluation.statistics import Estimate
+from robopref.evaluation.statistics import Estimate, wilson_interval
 
 _PERMUTATIONS = 20_000
 _RESAMPLES = 10_000
@@ -24,18 +24,21 @@ class Indifferent:
     def __init__(self, n_actions: int) -> None:
         self.n_actions = n_actions
 
-    def q_values(self, pixels: Tensor) -> Tensor:
+    def q_values(self, pixels: Tensor, **context: Tensor) -> Tensor:
         """Zeros [B, n_actions]."""
         return torch.zeros(len(pixels), self.n_actions)
 
 
 def mean_score(scores: NDArray[Any], *, seed: int = 0, confidence: float = 0.95) -> Estimate:
-    """The mean of scores [n] with its percentile bootstrap interval.
+    """The mean of scores [n] with its percentile bootstrap interval; of zeros and ones, with the Wilson interval.
 
     Raises:
         RoboprefError: no scores, or not finite.
     """
     scores = _checked(scores)
+    if set(np.unique(scores)) <= {0.0, 1.0}:
+        low, high = wilson_interval(int(scores.sum()), len(scores), confidence)
+        return Estimate(float(scores.mean()), low, high, len(scores))
     resamples = _resampled_means(scores, np.random.default_rng([seed, 0]))
     low, high = np.quantile(resamples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Estimate(float(scores.mean()), float(low), float(high), len(scores))

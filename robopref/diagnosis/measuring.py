@@ -15,7 +15,7 @@ from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, duplicate
 from robopref.diagnosis.decisions import action_gaps, boundary_distances, greedy_actions, value_scale
 from robopref.diagnosis.directions import PrincipalDirections, StreamingDirections, fitting_rank, principal_directions
 from robopref.diagnosis.findings import CleanFindings, ConditionFindings, Played, Sensitivity
-from robopref.diagnosis.gradients import iter_state_gradients, state_gradients, to_pixels, working_copy
+from robopref.diagnosis.gradients import Context, iter_state_gradients, state_gradients, to_pixels, working_copy
 from robopref.diagnosis.instability import find_peaks
 from robopref.diagnosis.plan import Plan
 from robopref.diagnosis.results import Distortion
@@ -98,7 +98,7 @@ def measure_clean(
 
     chosen = _positions(selection.steps)
     sensitivity = _sensitivity(
-        _gradient_batches(q_policy, lambda: _pieces(kept, selection.steps, plan), plan),
+        _gradient_batches(q_policy, kept, selection.steps, plan),
         selection.episode_of,
         len(kept),
         shape,
@@ -107,21 +107,22 @@ def measure_clean(
         lambda batch: note(_norms(batch), chosen),
     )
     others = _positions(rest)
-    for batch in _gradient_batches(q_policy, lambda: _pieces(kept, rest, plan), plan, stream=1)():
+    for batch in _gradient_batches(q_policy, kept, rest, plan, stream=1)():
         note(_norms(batch), others)
 
     q_values = np.concatenate([trace.q_values for trace in kept])
     distances = np.concatenate(
         [
-            boundary_distances(q_policy, piece, batch_size=plan.batch_size, dtype=plan.torch_dtype)
-            for piece in _pieces(kept, selection.steps, plan)
+            boundary_distances(q_policy, piece, batch_size=plan.batch_size, dtype=plan.torch_dtype, context=context)
+            for piece, context in _pieces(kept, selection.steps, plan)
         ]
     ).astype(np.float32)
     peaks = find_peaks(norms, plan.peaks, plan.peak_separation)
     peak_states = np.stack([kept[e].states([s])[0] for e, s in peaks]) if peaks else np.zeros((0, *shape), np.uint8)
     gradients = np.zeros(peak_states.shape, np.float32)
     if peaks:
-        rows = state_gradients(q_policy, peak_states, plan.temperature, dtype=plan.torch_dtype)
+        context = _stacked([kept[e].context_at([s]) for e, s in peaks])
+        rows = state_gradients(q_policy, peak_states, plan.temperature, dtype=plan.torch_dtype, context=context)
         gradients = rows.reshape(peak_states.shape).astype(np.float32)
     typical, median = _typical(kept, selection)
     return CleanFindings(
@@ -176,8 +177,10 @@ def measure_shift(
     selection = select_states([len(trace) for trace in kept], plan.max_states)
     flips, counts = [], []
     for trace, steps in zip(kept, selection.steps, strict=True):
-        before = greedy_actions(q_policy, trace.states(steps))
-        after = greedy_actions(q_policy, stack_frames(shift(trace.frames), trace.frame_stack, steps))
+        context = trace.context_at(steps)
+        before = greedy_actions(q_policy, trace.states(steps), context=context)
+        shifted = stack_frames(shift(trace.frames), trace.frame_stack, steps)
+        after = greedy_actions(q_policy, shifted, context=context)
         flips.append(int((before != after).sum()))
         counts.append(len(steps))
     frame = _newest(clean)
@@ -200,7 +203,7 @@ def measure_attack(
     Args:
         q_policy: the policy.
         traces: of the attack; may be empty.
-        attack: pixels [B, C, H, W] -> attacked pixels.
+        attack: pixels [B, C, H, W] -> attacked pixels; given ``context`` where the traces have one.
         clean: the clean set.
         clean_traces: its episodes.
         plan: the settings; no more states are attacked than half the memory limit holds as gradients.
@@ -219,18 +222,20 @@ def measure_attack(
     attacked_states: list[NDArray[np.float32]] = []
     measures: list[NDArray[np.float64]] = []
     flipped: list[NDArray[np.bool_]] = []
-    for piece in _pieces(kept, selection.steps, plan):
+    contexts: list[dict[str, NDArray[Any]]] = []
+    for piece, context in _pieces(kept, selection.steps, plan):
         pixels = to_pixels(piece, torch.float32).to(device)
-        attacked = attack(pixels).detach().to(pixels.dtype)
+        attacked = (attack(pixels, context=context) if context else attack(pixels)).detach().to(pixels.dtype)
         _check_attacked(attacked, pixels)
         attacked_states.append(attacked.cpu().numpy())
-        before = greedy_actions(policy, pixels.cpu().numpy())
-        flipped.append(before != greedy_actions(policy, attacked_states[-1]))
+        contexts.append(context)
+        before = greedy_actions(policy, pixels.cpu().numpy(), context=context)
+        flipped.append(before != greedy_actions(policy, attacked_states[-1], context=context))
         measures.append(_distortions(attacked - pixels))
         advance(sum(map(len, attacked_states)), len(selection))
     states, distortions, flips = np.concatenate(attacked_states), np.concatenate(measures), np.concatenate(flipped)
     sensitivity = _sensitivity(
-        _gradient_batches(q_policy, lambda: iter([states]), plan),
+        _batches(q_policy, lambda: iter(attacked_states), lambda: iter(contexts), plan),
         selection.episode_of,
         len(kept),
         clean.shape,
@@ -269,7 +274,7 @@ def _played_set(
         done += len(batch)
         advance(done, len(selection))
 
-    batches = _gradient_batches(q_policy, lambda: _pieces(kept, selection.steps, plan), plan)
+    batches = _gradient_batches(q_policy, kept, selection.steps, plan)
     return played, _sensitivity(batches, selection.episode_of, len(kept), clean.shape, plan, clean, note)
 
 
@@ -330,7 +335,24 @@ def _summed_up(
 
 
 def _gradient_batches(
-    q_policy: QPolicy, pieces: Callable[[], Iterator[NDArray[Any]]], plan: Plan, stream: int = 0
+    q_policy: QPolicy, traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan, stream: int = 0
+) -> Batches:
+    """The gradients at the chosen steps."""
+    return _batches(
+        q_policy,
+        lambda: (states for states, _ in _pieces(traces, steps, plan)),
+        lambda: (context for _, context in _pieces(traces, steps, plan, with_states=False)),
+        plan,
+        stream,
+    )
+
+
+def _batches(
+    q_policy: QPolicy,
+    pieces: Callable[[], Iterator[NDArray[Any]]],
+    contexts: Callable[[], Iterator[Context]],
+    plan: Plan,
+    stream: int = 0,
 ) -> Batches:
     """The gradients of the pieces, the same ones each time it is called."""
     return lambda: iter_state_gradients(
@@ -338,17 +360,25 @@ def _gradient_batches(
         pieces(),
         plan.temperature,
         plan.jitter,
+        contexts=contexts(),
         batch_size=plan.batch_size,
         dtype=plan.torch_dtype,
         seed=2 * plan.seed + stream,
     )
 
 
-def _pieces(traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan) -> Iterator[NDArray[Any]]:
-    """The states of the chosen steps, a batch at a time."""
+def _pieces(
+    traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan, *, with_states: bool = True
+) -> Iterator[tuple[NDArray[Any], dict[str, NDArray[Any]]]]:
+    """The states of the chosen steps, a batch at a time, and what the policy takes beside them."""
     for trace, chosen in zip(traces, steps, strict=True):
         for start in range(0, len(chosen), plan.batch_size):
-            yield trace.states(chosen[start : start + plan.batch_size])
+            rows = chosen[start : start + plan.batch_size]
+            yield trace.states(rows if with_states else rows[:0]), trace.context_at(rows)
+
+
+def _stacked(contexts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([context[name] for context in contexts]) for name in contexts[0]}
 
 
 def _positions(steps: Sequence[NDArray[np.int64]]) -> Iterator[tuple[int, int]]:

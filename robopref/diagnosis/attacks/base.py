@@ -100,9 +100,9 @@ class BoundAttack:
         """Of the attack."""
         return self.attack.name
 
-    def __call__(self, pixels: Tensor) -> Tensor:
+    def __call__(self, pixels: Tensor, *, context: Mapping[str, Any] | None = None) -> Tensor:
         """The attacked pixels; where the attack fails, the pixels. Raises RoboprefError as the attack does."""
-        return self.attack(self.q_policy, pixels).adversarial
+        return self.attack(self.q_policy, pixels, context=context).adversarial
 
     def __str__(self) -> str:
         return str(self.attack)
