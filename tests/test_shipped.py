@@ -28,7 +28,7 @@ def test_each_says_where_it_comes_from_and_is_small(name):
     assert trained["low"] > chance["high"]  # nothing that plays at chance is shipped
     steps = [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
-    assert steps[-1] == about["training"]["steps"]
+    assert 0 <= about["training"]["steps"] - steps[-1] < 2000  # a row every 2000
 
 
 @pytest.mark.slow
