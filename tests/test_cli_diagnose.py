@@ -7,15 +7,23 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from robopref.cli.diagnose import parse_bytes
 from robopref.cli.main import main
-from robopref.diagnosis import load_comparison, load_diagnosis
+from robopref.diagnosis import load_comparison, load_diagnosis, state_gradients
+from robopref.diagnosis.collection import load_traces
+from robopref.envs.registry import make_task
 from robopref.errors import RoboprefError
+from robopref.policies.compact import CompactPolicy
+from robopref.policies.compact_network import CompactArchitecture
+from robopref.policies.normalization import NormStats
 from robopref.policies.q_checkpoint import save_q_network
 from robopref.policies.q_network import QArchitecture, QNetwork
+from robopref.policies.q_tokens import TokenQPolicy, decode_instructions
+from robopref.policies.registry import load_policy
 
 QUICK = (
     "--episodes", 2, "--random-episodes", 2, "--max-steps", 25, "--resamples", 100, "--num-envs", 2, "--max-states", 30,
@@ -184,6 +192,79 @@ def test_a_missing_stack_and_channels_last_are_said(tmp_path, capsys, shape, mes
     arguments = ("--model", tmp_path / "dqn_atari.cleanrl_model", "--game", "Pong", "--out", tmp_path / "out")
     run("diagnose", *arguments, *QUICK, expect=2)
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def token_policy(tmp_path_factory):
+    """A small policy of a robot task that reads the image, with random weights."""
+    task = make_task("reach", image=True, image_size=24)
+    sizes = {f"{name}_size": task.observation_space[name].shape[0] for name in ("proprio", "state")}
+    size = task.action_space.shape[0]
+    task.close()
+    torch.manual_seed(0)
+    architecture = CompactArchitecture(
+        inputs=("image", "proprio"), width=32, channels=(8, 8), image_size=24, bins=16, action_size=size, **sizes
+    )
+    stats = NormStats(q01=[-1] * size, q99=[1] * size, mask=[True] * size)
+    directory = tmp_path_factory.mktemp("tokens") / "policy"
+    CompactPolicy(architecture, stats).save(directory)
+    return directory
+
+
+TOKENS_QUICK = (*QUICK[:2], "--random-episodes", 2, "--max-steps", 8, "--resamples", 100, "--max-states", 12,
+                "--wandb", "disabled")  # fmt: skip
+
+
+def test_every_dimension_of_a_token_policy_is_a_decision(token_policy, tmp_path):
+    out = tmp_path / "arm"
+    run(
+        "diagnose", "--policy", token_policy, "--task", "reach", "--out", out, "--shifts", "rotation", "--attacks",
+        "nesterov_fgsm", "--attack-states", 4, "--attack-episodes", 1, "--attack-steps", 3, "--dimensions", 1, 3,
+        *TOKENS_QUICK,
+    )  # fmt: skip
+    policy = load_policy(token_policy)
+    for dimension in (1, 3):
+        found = load_diagnosis(out / f"dimension-{dimension}")
+        assert found.subject.head == f"action dimension {dimension} of 4"
+        assert found.subject.shape == (3, 24, 24)
+        assert len(found.subject.actions) == 16
+        assert [c.name for c in found.conditions] == ["null", "rotation", "nesterov_fgsm"]
+        assert "UNTRAINED" in found.statements[0]
+        assert (out / f"dimension-{dimension}" / "report.html").exists()
+        # the norms are those of the decision, worked out from the episodes that were kept
+        (trace, _) = load_traces(out / f"dimension-{dimension}" / "sets" / "clean_episodes.npz")
+        decision = TokenQPolicy(policy, dimension - 1)
+        gradients = state_gradients(decision, trace.states(), context=trace.context)
+        np.testing.assert_allclose(found.instability.episodes[0].norms, np.linalg.norm(gradients, axis=1), rtol=1e-4)
+        tokens = trace.context["tokens"]
+        acted = policy.act(
+            {"image": trace.frames, "proprio": trace.context["proprio"]},
+            decode_instructions(torch.as_tensor(trace.context["instruction"])),
+        )
+        np.testing.assert_allclose(policy.norm_stats.unnormalize(policy.tokenizer.decode(tokens)), acted, atol=1e-6)
+        np.testing.assert_array_equal(trace.actions, tokens[:, dimension - 1] - 1)
+    assert not (out / "dimension-2").exists()
+    first, third = (load_traces(out / f"dimension-{d}" / "sets" / "clean_episodes.npz")[0] for d in (1, 3))
+    np.testing.assert_array_equal(first.frames, third.frames)  # the same episodes
+    assert not np.array_equal(first.q_values, third.q_values)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give --model"),
+        (("--model", "a", "--policy", "b"), "give --model"),
+        (("--policy", "POLICY"), "--policy needs --task"),
+        (("--policy", "POLICY", "--task", "reach", "--dimensions", 5), "have dimensions 1 to 4"),
+        (("--policy", "POLICY", "--task", "reach", "--game", "Pong"), "go with --model"),
+        (("--policy", "POLICY", "--task", "raech"), "there is no task 'raech'"),
+    ],
+)
+def test_bad_input_about_tasks_is_one_line(token_policy, tmp_path, capsys, arguments, message):
+    arguments = [token_policy if a == "POLICY" else a for a in arguments]
+    run("diagnose", *arguments, "--out", tmp_path / "out", *TOKENS_QUICK, expect=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_diagnoses_side_by_side(diagnosed, tmp_path, capsys):

@@ -72,11 +72,18 @@ class Diagnose:
 
     out: Path
     """Where results, figures and the report go."""
-    model: str
+    model: str | None = None
     """A checkpoint directory of train-dqn, a Stable-Baselines3 zip, a CleanRL model, a state dict, module:factory, or
     the name of a policy that comes with robopref."""
     game: str | None = None
     """E.g. Pong; needed where the model does not say it."""
+    policy: str | None = None
+    """Instead of --model: a policy that writes action tokens, as ``robopref train`` makes it, or module:factory. Each
+    dimension of its action is a decision of its own and gets a directory of its own under --out."""
+    task: str | None = None
+    """What --policy plays, e.g. button-press."""
+    dimensions: tuple[int, ...] = ()
+    """Of --policy: action dimensions to diagnose, from 1; default: all."""
     trust: bool = False
     """Load model files that run code of their own when opened. Only for files whose origin you trust."""
     input_scale: float | None = None
@@ -87,8 +94,9 @@ class Diagnose:
     """Of the clean set, of the null control, and of every shift."""
     shifts: tuple[str, ...] = (ALL,)
     """E.g. rotation jpeg:quality=50; all: every one at its default strength; none."""
-    attacks: tuple[str, ...] = (ALL,)
-    """E.g. deepfool carlini_wagner:steps=50; all: every one at its default settings; none."""
+    attacks: tuple[str, ...] | None = None
+    """E.g. deepfool carlini_wagner:steps=50; all: every one at its default settings; none. Default: all for --model,
+    none for --policy, where each would be tried on every dimension and deepfool has as many rivals as bins."""
     temperature: float = 1.0
     """T of the softmax over the action values, in their units."""
     jitter: float = 0.0
@@ -103,8 +111,9 @@ class Diagnose:
     """Play the null control, without which a quotient says little."""
     random_episodes: int = 10
     """Of random actions, to tell whether the policy learned anything."""
-    epsilon: float = 0.01
-    """Probability of a random action in the policy's episodes, so that they differ."""
+    epsilon: float | None = None
+    """Probability of a random action in the policy's episodes, so that they differ; default: .01 for --model, 0 for
+    --policy, whose episodes begin with layouts of their own."""
     max_steps: int | None = None
     """Cut episodes after so many steps."""
     attack_states: int = 300
@@ -127,14 +136,31 @@ class Diagnose:
 
 def run_diagnose(config: Diagnose) -> bool:
     """Diagnose and report; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    if (config.model is None) == (config.policy is None):
+        raise RoboprefError("give --model (a policy of an Atari game) or --policy (one that writes action tokens).")
+    plan = _plan(config)
+    shifts = _shifts(config.shifts)
+    attacks = _attacks(config.attacks or (ALL if config.model else NONE,))
+    if config.policy is not None:
+        return _run_tokens(config, plan, shifts, attacks)
+    policy, subject, source, notes = _game(config, str(config.model))
+    start_run(config.out, "diagnose", config, resume=config.resume, identity={"policy_id": subject.policy_id})
+    bound = {name: attack.bind(policy) for name, attack in attacks.items()}
+    return diagnose_and_report(
+        config.out, policy, source, subject, plan, shifts, bound, notes, to_json(config), config.wandb
+    )
+
+
+def _plan(config: Diagnose) -> Plan:
     from robopref.diagnosis import Plan
 
-    plan = Plan(
+    epsilon = config.epsilon if config.epsilon is not None else 0.01 if config.policy is None else 0.0
+    return Plan(
         episodes=config.episodes,
         null=config.null,
         random_episodes=config.random_episodes,
         seed=config.seed,
-        epsilon=config.epsilon,
+        epsilon=epsilon,
         max_steps=config.max_steps,
         temperature=config.temperature,
         jitter=config.jitter,
@@ -146,14 +172,66 @@ def run_diagnose(config: Diagnose) -> bool:
         attack_steps=config.attack_steps,
         n_resamples=config.resamples,
     )
-    shifts = _shifts(config.shifts)
-    attacks = _attacks(config.attacks)
-    policy, subject, source, notes = _game(config)
-    bound = {name: attack.bind(policy) for name, attack in attacks.items()}
-    identity = {"policy_id": subject.policy_id}
+
+
+def _run_tokens(config: Diagnose, plan: Plan, shifts: dict[str, Any], attacks: dict[str, Any]) -> bool:
+    """Every dimension of an action-token policy; False when Ctrl-C stopped it."""
+    from robopref.cli.episodes import image_size_of
+    from robopref.cli.task_source import TaskSource
+    from robopref.policies.q_tokens import TokenQPolicy
+    from robopref.policies.registry import load_policy, policy_id
+
+    if config.policy is None or config.task is None:
+        raise RoboprefError("--policy needs --task: what it plays, e.g. button-press.")
+    if config.game is not None or config.environment.given():
+        raise RoboprefError("--game and the settings of a game go with --model, not with --policy.")
+    policy = load_policy(config.policy)
+    size = len(policy.norm_stats)
+    dimensions = config.dimensions or tuple(range(1, size + 1))
+    if not set(dimensions) <= set(range(1, size + 1)):
+        raise RoboprefError(f"the policy's actions have dimensions 1 to {size}, asked for {min(dimensions)}.")
+    image_size = image_size_of(policy)
+    source = TaskSource(policy, config.task, image_size)
+    identity = {"policy_id": policy_id(config.policy)}
     start_run(config.out, "diagnose", config, resume=config.resume, identity=identity)
-    return diagnose_and_report(
-        config.out, policy, source, subject, plan, shifts, bound, notes, to_json(config), config.wandb
+    for dimension in dimensions:
+        decision = TokenQPolicy(policy, dimension - 1, name=config.policy).eval()
+        subject = _token_subject(config, decision, identity["policy_id"], image_size)
+        console.print(f"{subject.head}", style="bold")
+        finished = diagnose_and_report(
+            config.out / f"dimension-{dimension}",
+            decision,
+            source,
+            subject,
+            plan,
+            shifts,
+            {name: attack.bind(decision) for name, attack in attacks.items()},
+            ["Score is success. Given the greedy tokens of the dimensions before it, this dimension is one decision."],
+            to_json(config),
+            config.wandb,
+        )
+        if not finished:
+            return False
+    source.close()
+    return True
+
+
+def _token_subject(config: Diagnose, decision: Any, policy_id: str, image_size: int) -> Subject:
+    from robopref.diagnosis import Subject
+
+    policy = decision.policy
+    return Subject(
+        policy=str(config.policy),
+        policy_id=policy_id,
+        architecture=type(policy).__name__,
+        task=str(config.task),
+        environment={"task": config.task, "image_size": image_size},
+        actions=tuple(f"{center:+.3f}" for center in policy.tokenizer.centers),
+        value_unit="logit",
+        shape=(3, image_size, image_size),
+        frame_stack=1,
+        channels_per_frame=3,
+        head=f"action dimension {decision.dimension + 1} of {len(policy.norm_stats)}",
     )
 
 
@@ -236,7 +314,7 @@ def _named(what: str, texts: tuple[str, ...], known: Mapping[str, Any], parse: C
     return found
 
 
-def _game(config: Diagnose) -> tuple[Any, Subject, EpisodeSource, list[str]]:
+def _game(config: Diagnose, model: str) -> tuple[Any, Subject, EpisodeSource, list[str]]:
     """The policy on its device, who it is, its games, and what was assumed about them."""
     import torch
 
@@ -246,7 +324,7 @@ def _game(config: Diagnose) -> tuple[Any, Subject, EpisodeSource, list[str]]:
 
     given = config.environment.given()
     policy, told = load_q_policy(
-        config.model,
+        model,
         trust=config.trust,
         frame_stack=given.get("frame_stack"),
         input_scale=config.input_scale,
@@ -259,7 +337,7 @@ def _game(config: Diagnose) -> tuple[Any, Subject, EpisodeSource, list[str]]:
     policy = policy.to("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
     games = replace(spec, frame_stack=1)
     subject = Subject(
-        policy=str(config.model),
+        policy=model,
         policy_id=told.policy_id,
         architecture=told.architecture,
         task=spec.game,

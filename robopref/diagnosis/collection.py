@@ -137,7 +137,7 @@ def _as_state(stacks: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[n, frame_stack, H, W] or [..., 3] -> [n, C, H, W]."""
     if stacks.ndim == 5:
         stacks = np.moveaxis(stacks, -1, 2)
-        stacks = stacks.reshape(len(stacks), -1, *stacks.shape[3:])
+        stacks = stacks.reshape(len(stacks), stacks.shape[1] * 3, *stacks.shape[3:])
     return stacks
 
 

@@ -340,8 +340,8 @@ def _gradient_batches(
     """The gradients at the chosen steps."""
     return _batches(
         q_policy,
-        lambda: (states for states, _ in _pieces(traces, steps, plan)),
-        lambda: (context for _, context in _pieces(traces, steps, plan, with_states=False)),
+        lambda: (trace.states(rows) for trace, rows in _batch_rows(traces, steps, plan)),
+        lambda: (trace.context_at(rows) for trace, rows in _batch_rows(traces, steps, plan)),
         plan,
         stream,
     )
@@ -367,14 +367,20 @@ def _batches(
     )
 
 
-def _pieces(
-    traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan, *, with_states: bool = True
-) -> Iterator[tuple[NDArray[Any], dict[str, NDArray[Any]]]]:
-    """The states of the chosen steps, a batch at a time, and what the policy takes beside them."""
+def _batch_rows(
+    traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan
+) -> Iterator[tuple[EpisodeTrace, NDArray[np.int64]]]:
+    """The chosen steps, a batch at a time."""
     for trace, chosen in zip(traces, steps, strict=True):
         for start in range(0, len(chosen), plan.batch_size):
-            rows = chosen[start : start + plan.batch_size]
-            yield trace.states(rows if with_states else rows[:0]), trace.context_at(rows)
+            yield trace, chosen[start : start + plan.batch_size]
+
+
+def _pieces(
+    traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan
+) -> Iterator[tuple[NDArray[Any], dict[str, NDArray[Any]]]]:
+    """The states of the chosen steps, a batch at a time, and what the policy takes beside them."""
+    return ((trace.states(rows), trace.context_at(rows)) for trace, rows in _batch_rows(traces, steps, plan))
 
 
 def _stacked(contexts: Sequence[dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -204,9 +205,9 @@ class _Run:
         )
 
     def _stoppable(self, attack: Attack) -> Attack:
-        def attacked(pixels: torch.Tensor) -> torch.Tensor:
+        def attacked(pixels: torch.Tensor, **context: Any) -> torch.Tensor:
             self._check_stop()
-            return attack(pixels)
+            return attack(pixels, **context)
 
         return attacked
 
