@@ -279,6 +279,7 @@ def test_repeated_episodes_count_once():
     assert any("2 of 3 clean episodes repeat another" in s for s in found.statements)
     assert found.statements[-1] == "a note"
     assert found.null.quotient.value == pytest.approx(1)
+    assert any("3 of 3 episodes of the null control repeat" in s for s in found.statements)
 
 
 def test_without_a_null_control_it_says_so():

@@ -120,7 +120,7 @@ class Diagnose:
     """Clean states that each attack is tried on."""
     attack_episodes: int = 3
     """Episodes played under each attack; 0: none."""
-    attack_steps: int = 200
+    attack_steps: int = 400
     """Steps after which these are cut."""
     resamples: int = 1000
     """Of the bootstrap."""
@@ -387,13 +387,12 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
         loud = diagnosis.competence.untrained and statement.startswith("UNTRAINED")
         console.print(statement, style="bold red" if loud else "yellow", highlight=False)
     table = Table(title=f"{diagnosis.subject.policy} on {diagnosis.subject.task} {diagnosis.subject.head}".strip())
-    for heading in ("condition", "Lambda", "null - Lambda", "actions flipped", "return", "return - clean"):
+    table.add_column("condition", no_wrap=True)
+    for heading in ("Lambda", "null - Lambda", "flips", "return", "- clean"):
         table.add_column(heading)
     table.add_row("clean", "", "", "", _text(diagnosis.competence.score), "")
     for c in diagnosis.conditions:
-        table.add_row(
-            c.name, *map(_text, (c.quotient, c.below_null, c.flips, c.score, c.score_difference)), end_section=False
-        )
+        table.add_row(c.name, *map(_text, (c.quotient, c.below_null, c.flips, c.score, c.score_difference)))
     console.print(table)
     directions = diagnosis.directions
     console.print(

@@ -330,6 +330,12 @@ def _statements(
             f"Only {len(clean.played.seeds)} different clean episode(s): intervals over so few are too narrow, so "
             "play ten."
         )
+    null = next((c.findings.played for c in conditions if c.kind == "null"), None)
+    if null is not None and null.repeats:
+        said.append(
+            f"{null.repeats} of {plan.episodes} episodes of the null control repeat another or a clean one to the last "
+            "frame and are no evidence: raise epsilon or play with sticky actions."
+        )
     if not any(c.kind == "null" for c in conditions):
         said.append("No null control was played: a quotient below 1 may be mere chance.")
     return said

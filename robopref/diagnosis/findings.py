@@ -30,7 +30,8 @@ class Played:
         scores: float64 [E].
         lengths: int64 [E], in steps.
         finished: bool [E], ended by themselves.
-        repeats: episodes left out above because they repeat another to the last frame.
+        repeats: episodes played that repeat another (of the null control: or a clean one) to the last frame, and so
+            are left out above.
     """
 
     seeds: NDArray[np.int64]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -152,13 +152,22 @@ def measure_null(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
     clean: CleanFindings,
+    clean_traces: Sequence[EpisodeTrace],
     plan: Plan,
     identity: str,
     advance: Advance,
 ) -> ConditionFindings:
-    """Independent episodes against the clean ones."""
+    """Independent episodes against the clean ones.
+
+    Those that repeat a clean one are counted and left out, unless all do.
+    """
+    groups = duplicate_episodes([*clean_traces, *traces])
+    seen = {index - len(clean_traces) for group in groups if group[0] < len(clean_traces) for index in group}
+    fresh = [trace for index, trace in enumerate(traces) if index not in seen]
+    played, sensitivity = _played_set(q_policy, fresh or traces, clean, plan, advance)
+    played = replace(played, repeats=len(traces) - len(fresh) + (played.repeats if fresh else 0))
     none = np.zeros(0, np.int64)
-    return ConditionFindings(identity, *_played_set(q_policy, traces, clean, plan, advance), none, none, None, None)
+    return ConditionFindings(identity, played, sensitivity, none, none, None, None)
 
 
 def measure_shift(

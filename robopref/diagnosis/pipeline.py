@@ -146,7 +146,9 @@ class _Run:
 
     def _null(self, clean: CleanFindings, identity: str) -> ConditionFindings:
         traces = self._play("null", self._plan.null_seed)
-        return measure_null(self._policy, traces, clean, self._plan, identity, self._advance("null: gradients"))
+        return measure_null(
+            self._policy, traces, clean, self._clean(clean), self._plan, identity, self._advance("null: gradients")
+        )
 
     def _shift(self, name: str, shift: Shift, clean: CleanFindings, identity: str) -> ConditionFindings:
         traces = self._play(name, self._plan.clean_seed, shift=shift)

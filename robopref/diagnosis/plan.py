@@ -63,7 +63,7 @@ class Plan:
     tie_share: float = 0.05
     attack_states: int = 300
     attack_episodes: int = 3
-    attack_steps: int = 200
+    attack_steps: int = 400
     n_resamples: int = 1000
     confidence: float = 0.95
     batch_size: int = 64

@@ -73,8 +73,10 @@ class Attack(ABC):
             RoboprefError: pixels of another kind, shape or range, no states, fewer than two actions, a policy that is
                 not differentiable in its pixels, action values or gradients that are not finite.
         """
-        victim = Victim(q_policy, pixels, context)
-        return _judged(victim, self._search(victim))
+        # Whatever the caller has switched off: tensors made in inference mode could take part in no gradient.
+        with torch.inference_mode(False), torch.no_grad():
+            victim = Victim(q_policy, pixels, context)
+            return _judged(victim, self._search(victim))
 
     @abstractmethod
     def _search(self, victim: Victim) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from robopref.diagnosis.attacks.base import Attack, require
-from robopref.diagnosis.attacks.tradeoff import Hinge, Plateau, search_constant
+from robopref.diagnosis.attacks.tradeoff import Hinge, Plateau, first_order, search_constant
 from robopref.diagnosis.attacks.victim import Victim
 
 _DECAY, _SQUARE_DECAY = 0.9, 0.999
@@ -35,7 +35,7 @@ _LEAST_WIDENING = 1e-6
 
 @dataclass(frozen=True)
 class CarliniWagner(Attack):
-    """Carlini-Wagner L2; at most ``1 + steps * searches`` gradients a state, about ``2 * steps`` as a rule.
+    """Carlini-Wagner L2; at most ``1 + steps * searches`` gradients a state, twice to three times ``steps`` as a rule.
 
     Attributes:
         steps: of Adam for each c, at most; fewer where they gain nothing any more.
@@ -60,7 +60,8 @@ class CarliniWagner(Attack):
 
     def _search(self, victim: Victim) -> Tensor:
         hinge = Hinge(victim, self.confidence)
-        return search_constant(hinge, self.searches, 0.0, lambda rows, constant: self._descend(hinge, rows, constant))
+        start, _ = first_order(hinge, 0.0)
+        return search_constant(hinge, start, self.searches, lambda rows, c: self._descend(hinge, rows, c))
 
     def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor) -> None:
         half = (1 + max(self.widening, _LEAST_WIDENING)) / 2

@@ -7,7 +7,8 @@ Source: Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate m
     r_i     = -f_l(x_i) / |grad f_l(x_i)|_2^2  grad f_l(x_i)
     x_{i+1} = clip(s + (1 + overshoot) (r_0 + ... + r_i)).
 
-On a linear policy, away from the limits of the pixels, one step is exact. Nothing here depends on the size of Q.
+On a linear policy, away from the limits of the pixels, one step is exact. Nothing here depends on the size of Q. A step
+goes beyond its boundary by a few roundings of Q, or values of float32 that differ by little would never be told apart.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def _nearest_boundary(victim: Victim, rows: Tensor, points: Tensor) -> tuple[Ten
     step = torch.zeros_like(points)
     for lead, gradient in victim.leads(rows, points):
         slope = gradient.norm(dim=1)
-        distance = torch.where(slope > 0, (lead.abs() / slope).clamp(min=_SHORTEST_STEP), torch.inf)
+        beyond = lead.clamp(min=0) + 2 * victim.depth(0.0)[rows]
+        distance = torch.where(slope > 0, (beyond / slope).clamp(min=_SHORTEST_STEP), torch.inf)
         closer = distance < nearest
         nearest = torch.where(closer, distance, nearest)
         step[closer] = -(distance / slope)[closer, None] * gradient[closer]

@@ -5,7 +5,7 @@ Source: Chen, Sharma, Zhang, Yi and Hsieh, "EAD: elastic-net attacks to deep neu
 
     minimise  beta |delta|_1 + |delta|_2^2 + c h(s + delta)   over s + delta in [0, 1],
 
-h the hinge on the margin (``tradeoff``), and c found by binary search. With eta_k = rate * sqrt(1 - k / steps),
+h the hinge on the margin (``tradeoff``), and c found by binary search. With steps eta_k falling as sqrt(1 - k / steps),
 
     delta_{k+1} = clip(shrink(y_k - s - eta_k (2 (y_k - s) + c grad h(y_k)), eta_k beta))
     y_{k+1}     = clip(s + delta_{k+1} + k / (k + 3) (delta_{k+1} - delta_k)).
@@ -23,7 +23,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from robopref.diagnosis.attacks.base import Attack, require
-from robopref.diagnosis.attacks.tradeoff import Hinge, Plateau, search_constant, shrink
+from robopref.diagnosis.attacks.tradeoff import Hinge, Plateau, first_order, search_constant, shrink
 from robopref.diagnosis.attacks.victim import Victim
 
 _RULES = ("L1", "EN")
@@ -31,12 +31,13 @@ _RULES = ("L1", "EN")
 
 @dataclass(frozen=True)
 class ElasticNet(Attack):
-    """EAD; at most ``1 + steps * searches`` gradients a state, about ``2 * steps`` as a rule.
+    """EAD; at most ``1 + steps * searches`` gradients a state, twice to three times ``steps`` as a rule.
 
     Attributes:
         steps: of FISTA for each c, at most; fewer where they gain nothing any more.
         searches: values of c that are tried on a state, at most.
-        rate: eta_0, at most 1/2, which is one over the curvature of the squared norm.
+        rate: eta_0, at most 1/2 (one over the curvature of the squared norm); times D / (D + beta) for each state, D
+            twice the largest change that a linear policy would need, for steps of about beta would swamp smaller ones.
         beta: weight of |delta|_1 against |delta|_2^2 in pixels of [0, 1]; the larger, the fewer pixels change.
         confidence: how far beyond the boundary, as a share of the clean action gap.
         rule: which of the flips is kept, that of the least |delta|_1 ("L1") or beta |delta|_1 + |delta|_2^2 ("EN").
@@ -45,7 +46,7 @@ class ElasticNet(Attack):
     name: ClassVar[str] = "elastic_net"
     steps: int = 30
     searches: int = 4
-    rate: float = 0.1
+    rate: float = 0.05
     beta: float = 0.01
     confidence: float = 0.0
     rule: str = "L1"
@@ -59,15 +60,16 @@ class ElasticNet(Attack):
 
     def _search(self, victim: Victim) -> Tensor:
         hinge = Hinge(victim, self.confidence)
-        return search_constant(
-            hinge, self.searches, self.beta, lambda rows, constant: self._descend(hinge, rows, constant)
-        )
+        start, change = first_order(hinge, self.beta)
+        largest = 2 * change.abs().amax(1)
+        rates = self.rate * largest / (largest + self.beta)
+        return search_constant(hinge, start, self.searches, lambda rows, c: self._descend(hinge, rows, c, rates[rows]))
 
-    def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor) -> None:
+    def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor, rates: Tensor) -> None:
         points = ahead = hinge.victim.clean[rows]
         plateau = Plateau(constant, self.steps)
         for step in range(self.steps):
-            clean, eta = hinge.victim.clean[rows], self.rate * math.sqrt(1 - step / self.steps)
+            clean, eta = hinge.victim.clean[rows], rates[:, None] * math.sqrt(1 - step / self.steps)
             _, slope = hinge.gradient(rows, ahead)
             wanted = ahead - clean - eta * (2 * (ahead - clean) + constant[:, None] * slope)
             before, points = points, (clean + shrink(wanted, eta * self.beta)).clamp(0, 1)
@@ -80,6 +82,6 @@ class ElasticNet(Attack):
 
             going = plateau.going(elastic + constant * hinge(rows, q_values))
             if not going.all():
-                rows, constant, points, ahead = (kept[going] for kept in (rows, constant, points, ahead))
+                rows, constant, rates, points, ahead = (kept[going] for kept in (rows, constant, rates, points, ahead))
                 if not len(rows):
                     break

@@ -6,7 +6,7 @@ With the margin m and its unit as in ``victim``, the hinge of a state is
 
 it pushes until the decision has flipped by the confidence asked for, and a hundredth more, so that what converges
 lands beyond the boundary and not on it. Were m linear, the least c that gets there would follow from the gradient at
-the clean state. The search begins just above, which leaves it few trials to make.
+the clean state. The search begins there, which leaves it few trials to make.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from torch import Tensor
 from robopref.diagnosis.attacks.victim import Victim
 
 _BEYOND = 0.01  # in units of the margin
-_START, _GROWTH, _CLOSE_ENOUGH = 1.5, 4.0, 1.3
+_START, _GROWTH, _CLOSE_ENOUGH = 1.5, 4.0, 2.0
 _DOUBLINGS, _HALVINGS = 24, 10
-_PATIENCE, _PROGRESS = 10, 1e-4
+_PATIENCE, _PROGRESS = 20, 1e-4
 
 
 class Hinge:
@@ -65,12 +65,12 @@ class Hinge:
 
 
 class Plateau:
-    """Which descents still get somewhere: not those that gain under 1e-4 of their best loss in a tenth of the steps."""
+    """Which descents still get somewhere: not those that gain under 1e-4 of their best loss in a fifth of the steps."""
 
     def __init__(self, like: Tensor, steps: int) -> None:
         self._best = torch.full_like(like, torch.inf)
         self._waited = torch.zeros_like(like)
-        self._patience = max(_PATIENCE, steps // 10)
+        self._patience = max(_PATIENCE, steps // 5)
 
     def going(self, loss: Tensor) -> Tensor:
         """Bool [n] of the losses [n] after one more step; the descents that are not going leave."""
@@ -82,24 +82,24 @@ class Plateau:
         return going
 
 
-def search_constant(hinge: Hinge, searches: int, l1_weight: float, descend: Callable[[Tensor, Tensor], None]) -> Tensor:
+def search_constant(hinge: Hinge, start: Tensor, searches: int, descend: Callable[[Tensor, Tensor], None]) -> Tensor:
     """The least distorted flip of each state [B, d] over several descents, each with a c of its own.
 
-    c is multiplied by 4 until a descent flips the decision, then bisected until it is known to within 1.3.
+    c is multiplied by 4 until a descent flips the decision, or halved until one does not, then bisected until it is
+    known to within a factor of 2.
 
     Args:
         hinge: of the batch.
+        start: [B], 2/3 of the first c; infinite: the state is left alone.
         searches: descents per state, at most.
-        l1_weight: of the distortion, as in ``first_order_constant``.
         descend: minimises for the states ``rows`` [n] and their c [n], and offers the hinge what it meets.
 
     Returns:
         The clean state where no descent flipped the decision.
     """
-    low = first_order_constant(hinge, l1_weight)
-    high = torch.full_like(low, torch.inf)
-    constant = _START * low
-    rows = hinge.victim.rows[low.isfinite()]
+    constant = _START * start
+    low, high = torch.zeros_like(constant), torch.full_like(constant, torch.inf)
+    rows = hinge.victim.rows[constant.isfinite()]
     for _ in range(searches):
         if not len(rows):
             break
@@ -112,19 +112,24 @@ def search_constant(hinge: Hinge, searches: int, l1_weight: float, descend: Call
     return hinge.found
 
 
-def first_order_constant(hinge: Hinge, l1_weight: float) -> Tensor:
-    """c [B] at which the minimum of |delta|_2^2 + l1_weight |delta|_1 + c h would just reach h = 0, were m linear.
+def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
+    """The least c at which min |delta|_2^2 + l1_weight |delta|_1 + c h reaches h = 0, were m linear, and that delta.
 
     Up to that c the minimum is delta = shrink(-c grad m / unit, l1_weight) / 2, cut off at the limits of the pixels.
-    Infinite where the margin does not move, or even all pixels at their limits would not be enough.
+
+    Returns:
+        c [B], infinite where the margin does not move or even all pixels at their limits would not be enough; and
+        delta [B, d].
     """
     victim, scale = hinge.victim, hinge.scale
     pull = -scale.gradient / scale.unit[:, None]
 
+    def change(constant: Tensor) -> Tensor:
+        wanted = shrink(constant[:, None] * pull, l1_weight) / 2
+        return (victim.clean + wanted).clamp(0, 1) - victim.clean
+
     def enough(constant: Tensor) -> Tensor:
-        delta = shrink(constant[:, None] * pull, l1_weight) / 2
-        delta = (victim.clean + delta).clamp(0, 1) - victim.clean
-        return (pull * delta).sum(1) >= hinge.height
+        return (pull * change(constant)).sum(1) >= hinge.height
 
     # Exact without limits or l1_weight; with one, c must make the steepest pixel worth its price first.
     low = torch.zeros_like(scale.unit)
@@ -138,9 +143,9 @@ def first_order_constant(hinge: Hinge, l1_weight: float) -> Tensor:
         middle = (low + high) / 2
         reached = enough(middle)
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-    return torch.where(enough(high) & scale.distance.isfinite(), high, torch.inf)
+    return torch.where(enough(high) & scale.distance.isfinite(), high, torch.inf), change(high)
 
 
-def shrink(values: Tensor, threshold: float) -> Tensor:
+def shrink(values: Tensor, threshold: float | Tensor) -> Tensor:
     """Every entry moved towards 0 by ``threshold``, at most to 0."""
     return values.sign() * torch.relu(values.abs() - threshold)

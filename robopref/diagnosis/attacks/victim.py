@@ -17,7 +17,6 @@ Both make every attack indifferent to Q -> a Q + b, a > 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,12 +74,13 @@ class Victim:
         _check_pixels(pixels)
         self.shape = pixels.shape[1:]
         self.policy, _ = working_copy(q_policy, pixels.dtype, pixels.device)
-        self.context = {name: torch.as_tensor(given).to(pixels.device) for name, given in (context or {}).items()}
+        self.clean = pixels.detach().clone().flatten(1)
+        self.context = {
+            name: torch.as_tensor(given).detach().clone().to(pixels.device) for name, given in (context or {}).items()
+        }
         for name, given in self.context.items():
             if len(given) != len(pixels):
                 raise RoboprefError(f"context '{name}' has {len(given)} rows for {len(pixels)} states.")
-        with torch.inference_mode(False):
-            self.clean = pixels.detach().clone().flatten(1)
         self.rows = torch.arange(len(pixels), device=pixels.device)
         self.gradient_evaluations = torch.zeros_like(self.rows)
         q_values = self.values(self.rows, self.clean)
@@ -113,7 +113,7 @@ class Victim:
 
     def gradient(self, rows: Tensor, points: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Action values [n, n_actions] at the points, and the gradients [n, d] of ``objective`` ([n] out of them)."""
-        with _recording():
+        with torch.enable_grad():
             inputs = points.detach().clone().requires_grad_()
             q_values = self._differentiable(rows, inputs)
             gradient = self._backward(rows, objective(q_values), inputs, retain=False)
@@ -124,12 +124,12 @@ class Victim:
 
         One forward pass and as many backward passes; holds one gradient at a time.
         """
-        with _recording():
+        with torch.enable_grad():
             inputs = points.detach().clone().requires_grad_()
             q_values = self._differentiable(rows, inputs)
         n_actions = q_values.shape[1]
         for turn in range(1, n_actions):
-            with _recording():
+            with torch.enable_grad():
                 rival = (self.chosen[rows] + turn) % n_actions
                 lead = (q_values.gather(1, self.chosen[rows, None]) - q_values.gather(1, rival[:, None]))[:, 0]
                 gradient = self._backward(rows, lead, inputs, retain=turn < n_actions - 1)
@@ -185,10 +185,3 @@ def _check_pixels(pixels: Tensor) -> None:
     low, high = pixels.min().item(), pixels.max().item()
     if not (low >= 0 and high <= 1):  # not (...) so that NaN is refused as well
         raise RoboprefError(f"attacks take pixels in [0, 1], got {low:g} to {high:g}.")
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """Gradients are recorded whatever the caller has switched off."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
