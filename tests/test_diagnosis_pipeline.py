@@ -270,6 +270,21 @@ def test_partly_saturated_policies_are_reported(found):
     assert any("states are saturated at T = " in s for s in partly.statements)
 
 
+class DeadUnits(Network):
+    """Does not react to the pixels: its values are constants, and its softmax far from saturated."""
+
+    def q_values(self, pixels):
+        return 0 * super().q_values(pixels) + torch.arange(6.0)
+
+
+def test_a_network_that_is_constant_is_not_called_saturated():
+    found = run(policy=DeadUnits(), attacks={})
+    assert found.directions.vanished
+    statement = next(s for s in found.statements if "All directions vanish" in s)
+    assert "not saturated" in statement
+    assert "dead units" in statement
+
+
 def test_repeated_episodes_count_once():
     # no chance at all: every episode is the same
     env_spec = AtariSpec("pong", frame_stack=1, max_episode_steps=30, noop_max=0)

@@ -34,6 +34,8 @@ from robopref.evaluation.statistics import Estimate, bootstrap_ratio, paired_boo
 
 Kind = Literal["null", "shift", "attack"]
 _RADIAL_RESAMPLES = 200
+_UNDERFLOW = {"float32": 80.0, "float64": 700.0}  # gaps over T below which exp(-gap / T) is an ordinary number
+_CONSTANT = "the network does not react to the pixels there at all (dead units), which no temperature changes"
 _FLAT = 0.9  # lambda_2 / lambda_1 from which the first direction is called arbitrary
 _FEW_EPISODES = 5
 
@@ -299,10 +301,18 @@ def _statements(
         )
     where = f"at T = {plan.temperature:g} in {plan.dtype}"
     remedy = "raise the temperature" + ("" if plan.dtype == "float64" else " or compute in float64")
+    widest = float(clean.gaps.max()) / plan.temperature
+    constant = widest < _UNDERFLOW[plan.dtype]
     if directions.vanished:
         said.append(
-            f"All directions vanish {where}: the gradient of every one of {directions.n_states} states is exactly "
-            f"zero, the policy's softmax being saturated. There is nothing to compare; {remedy}."
+            f"All directions vanish {where}: the gradient of every one of {directions.n_states} states is exactly zero"
+            + (f". The softmax is not saturated: {_CONSTANT}." if constant else
+               f", the policy's softmax being saturated. There is nothing to compare; {remedy}.")
+        )  # fmt: skip
+    elif directions.n_zero and constant:
+        said.append(
+            f"{directions.n_zero} of {directions.n_states} gradients are exactly zero and do not count, though no "
+            f"softmax is saturated (action gaps are at most {widest:.3g} T): {_CONSTANT}."
         )
     elif directions.n_zero:
         said.append(

@@ -69,7 +69,7 @@ class Directions:
         eigengap: lambda_2 / lambda_1 with its interval; near 1 the first direction is arbitrary. None if vanished.
         share: lambda_1 / trace with its interval. None if vanished.
         n_states: states behind L.
-        n_zero: of these, states whose gradient is exactly zero: the softmax is saturated.
+        n_zero: of these, states whose gradient is exactly zero: the softmax is saturated, or the network constant.
         error_bound: of the first eigenvalue; for "exact" a residual norm, for "streaming" (and then of all of them)
             how far below the truth it may lie.
         method: how they were found.
@@ -294,12 +294,15 @@ class Subspace:
         grams: float64 [E, r, r], basis L_e basis^T of each episode e.
         traces: float64 [E], trace of L_e.
         rest: bound on the largest eigenvalue of L outside the subspace.
+        leakage: float64 [E, E, r, r], basis L_e (I - basis^T basis) L_f basis^T, which bounds what resampling in the
+            subspace leaves out; None where memory did not allow it.
     """
 
     basis: Floats
     grams: Floats
     traces: Floats
     rest: float
+    leakage: Floats | None = None
 
 
 @dataclass(frozen=True)
