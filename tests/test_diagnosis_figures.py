@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robopref.diagnosis.results import Decisions, EpisodeSeries, Peak
 from robopref.evaluation.statistics import Estimate
-from robopref.reporting.diagnosis_decision_figures import gaps_figure, log_edges
+from robopref.reporting.diagnosis_decision_figures import distances_figure, gaps_figure, log_edges
 from robopref.reporting.diagnosis_direction_figures import (
     direction_figure,
     half_region,
@@ -178,6 +178,17 @@ def test_gaps_of_zero_are_counted_where_they_are_drawn() -> None:
     assert "(2 states)" in chart.caption
     assert "a gap below 5 %" in chart.caption
     assert "50.0\u00a0%\u00a0[20.0,\u00a080.0]" in chart.alt
+
+
+def test_a_boundary_that_no_picture_reaches_is_said_to_be_out_of_reach() -> None:
+    decisions = replace(make_diagnosis().decisions, distances=np.array([1.0, 2.0, 30.0, np.inf]))
+    chart = distances_figure(decisions, [], 400)
+    assert chart is not None
+    assert "longer than 20 (dotted): in 50 % of the states" in chart.caption
+    assert "In 1 states the gap does not move" in chart.caption
+    near = distances_figure(replace(decisions, distances=np.array([1.0, 2.0])), [], 400)
+    assert near is not None
+    assert "dotted" not in near.caption
 
 
 def test_rows_stand_under_their_headers_and_never_on_one_another() -> None:

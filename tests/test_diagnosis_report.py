@@ -23,7 +23,14 @@ from made_diagnoses import (
     make_spatial,
 )
 
-from robopref.diagnosis.results import Diagnosis, Directions, load_diagnosis, save_comparison, save_diagnosis
+from robopref.diagnosis.results import (
+    Diagnosis,
+    Directions,
+    Distortion,
+    load_diagnosis,
+    save_comparison,
+    save_diagnosis,
+)
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Estimate
 from robopref.reporting.diagnosis_comparison_report import comparison_charts, comparison_images, write_comparison_report
@@ -148,7 +155,7 @@ def test_the_facts_behind_the_direction_are_said(page: Page) -> None:
     text = plain(page.text)
     for told in (
         "321 of 6 episodes", "7 of 321, 2.2 %", "Temperature T0.5", "exact, in memory", "1e-7 of \u03bb\u2081",
-        "0.4 [0.31, 0.52]", "over 321 states of 6 episodes at T = 0.5 (7 saturated)",
+        "0.4 [0.31, 0.52]", "over 321 states of 6 episodes at T = 0.5 (7 with zero gradient)",
     ):  # fmt: skip
         assert told in re.sub(r"\s+", " ", text), told
 
@@ -183,6 +190,14 @@ def test_nothing_is_told_apart_that_the_intervals_do_not_tell_apart(
     if verdict == BELOW:
         assert quotient[2] < null[0]
     assert told_apart(shift, None) == told_apart(control, control) == ""
+
+
+def test_an_attack_that_changed_nothing_is_not_told_apart(tmp_path: Path) -> None:
+    attack = replace(CONDITIONS[3], distortion=Distortion(0.0, 0.0, 0.0, 0.0, None))
+    assert told_apart(attack, CONDITIONS[0]) == "the attack changed nothing"
+    text = text_of(make_diagnosis(conditions=(*CONDITIONS[:3], attack)), tmp_path)
+    assert "None of 1 attacks changed a single state." in Page(text).text
+    assert rows_of(text, "Attacks on clean states")["Carlini-Wagner strength=2.0, steps=7"][1] == "none flipped"
 
 
 def test_an_untrained_policy_is_reported_loudly(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from robopref.diagnosis.results import Competence, Condition
+from robopref.evaluation.statistics import Estimate
 from robopref.reporting.diagnosis_drawing import (
     WIDTH,
     finished,
@@ -32,7 +33,7 @@ from robopref.reporting.diagnosis_words import (
     told_apart,
 )
 from robopref.reporting.figures import Chart, drawing, percent_axis, zero_line
-from robopref.reporting.palette import BLACK, BLUE, GREY, LIGHT_GREY, VERMILLION
+from robopref.reporting.palette import BLACK, BLUE, LIGHT_GREY, VERMILLION
 
 _KIND_COLORS = {"null": BLACK, "shift": BLUE, "attack": VERMILLION}
 _KIND_MARKERS = {"null": "D", "shift": "o", "attack": "s"}
@@ -102,6 +103,12 @@ def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -
             caption += "There is no null control, so nothing here can be told apart from chance. "
         n = min(condition.quotient.n for condition in shown if condition.quotient is not None)
         caption += f"Lines: {intervals_text(n, confidence)}."
+        few = min((c.n_states for c in shown if c.kind == "attack"), default=None)
+        if null is not None and few is not None and few < null.n_states:
+            caption += (
+                f" Attacks are tried on fewer states ({few}) than the null control has ({null.n_states}), which by "
+                "itself lowers \u039b a little: read small distances with care."
+            )
         apart = sum(told_apart(condition, null) == BELOW for condition in shown)
         alt = f"{apart} of {sum(c.kind != 'null' for c in shown)} lie below the null control. {'; '.join(told)}."
         return finished(figure, "quotients", "Does a shift change what the policy is sensitive to?", caption, alt)
@@ -138,14 +145,16 @@ def flips_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> C
 
 
 def returns_figure(conditions: Sequence[Condition], competence: Competence, confidence: float = 0.95) -> Chart | None:
-    """The return under each condition, and how far it lies from the clean return of the same seeds."""
-    shown = [condition for condition in conditions if condition.score is not None]
+    """The return under each condition, and how far it lies from the clean return of the same seeds.
+
+    Of whole episodes only: what an attack gains in the few steps that it is played for is in ``attacks_figure``.
+    """
+    shown = [condition for condition in conditions if condition.score is not None and condition.score_steps is None]
     if not shown:
         return None
     names = condition_names(shown)
     groups = _groups(shown, ("null", "shift", "attack"))
     rows, headers = grouped_rows([("", ["clean"]), *groups])
-    short = any(condition.score_steps is not None for condition in shown)
     with drawing(WIDTH, _height(groups) + 0.75) as figure:
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
         clean = competence.score
@@ -162,9 +171,8 @@ def returns_figure(conditions: Sequence[Condition], competence: Competence, conf
         for condition, name in zip(shown, names, strict=True):
             y = rows["" if condition.kind == "null" else KIND_NAMES[condition.kind], name]
             color, marker = _KIND_COLORS[condition.kind], _KIND_MARKERS[condition.kind]
-            whole = condition.score_steps is None
             if condition.score is not None:
-                interval_row(left, y, condition.score, color=color if whole else GREY, marker=marker, filled=whole)
+                interval_row(left, y, condition.score, color=color, marker=marker)
             difference = condition.score_difference
             if difference is not None:
                 clear = has_interval(difference) and not difference.low <= 0 <= difference.high
@@ -182,16 +190,8 @@ def returns_figure(conditions: Sequence[Condition], competence: Competence, conf
             "Left: mean returns; the grey band is the clean interval, the dashed line what random actions score "
             f"({estimate_text(competence.random_score)}, n = {competence.random_score.n}). Right: difference to the "
             "clean episodes of the same seeds; a filled mark's interval leaves zero aside. Lines: "
-            f"{intervals_text(clean.n, confidence)}"
+            f"{intervals_text(clean.n, confidence)}."
         )
-        if short:
-            steps = sorted({c.score_steps for c in shown if c.score_steps is not None})
-            n = min(c.score.n for c in shown if c.score is not None and c.score_steps is not None)
-            caption += (
-                f", attacks n = {n}, cut after {', '.join(map(str, steps))} steps: their returns (grey, hollow) stand "
-                "only beside clean returns cut alike, as in the difference"
-            )
-        caption += "."
         told = [f"clean {estimate_text(clean)}", f"random {estimate_text(competence.random_score)}"]
         told += [
             f"{name} {estimate_text(c.score)}"
@@ -202,48 +202,66 @@ def returns_figure(conditions: Sequence[Condition], competence: Competence, conf
 
 
 def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Chart | None:
-    """Success rate of each attack beside the distortion it needed; None where there is none."""
+    """Success rate of each attack, the distortion it needed, and what it cost in play; None where there is none."""
     shown = [a for a in attacks if a.distortion is not None and a.flips is not None]
     if not shown:
         return None
     names = condition_names(shown)
     rows, headers = grouped_rows([("", names)])
-    with drawing(WIDTH, 0.85 + 0.3 * len(shown)) as figure:
-        left, right = figure.subplots(1, 2, sharey=True)
+    played = [attack for attack in shown if attack.score_difference is not None]
+    with drawing(WIDTH, 1.0 + 0.3 * len(shown)) as figure:
+        success, size, cost = (*figure.subplots(1, 2 + bool(played), sharey=True), None)[:3]
         for attack, name in zip(shown, names, strict=True):
             assert attack.flips is not None
             assert attack.distortion is not None
             y = rows["", name]
-            scaled = attack.flips
-            if has_interval(scaled):
-                left.plot([100 * scaled.low, 100 * scaled.high], [y, y], color=VERMILLION, linewidth=2)
-            left.plot(100 * scaled.value, y, "s", color=VERMILLION, ms=6.5)
-            right.plot(attack.distortion.l2, y, "s", color=VERMILLION, markerfacecolor="white", ms=6.5, mew=1.5)
+            low, value, high = (100 * part for part in (attack.flips.low, attack.flips.value, attack.flips.high))
+            interval_row(success, y, Estimate(value, low, high, attack.flips.n), color=VERMILLION, marker="s")
+            size.plot(attack.distortion.l2, y, "s", color=VERMILLION, markerfacecolor="white", ms=6.5, mew=1.5)
             if attack.distortion.l2_of_successes is not None:
-                right.plot(attack.distortion.l2_of_successes, y, "s", color=VERMILLION, ms=6.5)
-        label_rows(left, rows, headers)
-        percent_axis(left, "success rate [%]")
+                size.plot(attack.distortion.l2_of_successes, y, "s", color=VERMILLION, ms=6.5)
+            difference = attack.score_difference
+            if difference is not None:
+                clear = has_interval(difference) and not difference.low <= 0 <= difference.high
+                interval_row(cost, y, difference, color=VERMILLION, marker="s", filled=clear)
+        label_rows(success, rows, headers)
+        percent_axis(success, "success rate [%]")
         sizes = [a.distortion.l2 for a in shown if a.distortion is not None]
         if min(sizes) > 0 and max(sizes) > 20 * min(sizes):
-            right.set_xscale("log")
-            plain_log_ticks(right, vertical=False)
+            size.set_xscale("log")
+            plain_log_ticks(size, vertical=False)
         else:
-            right.set_xlim(0, 1.15 * max(sizes) or 1.0)
-        right.set(xlabel="mean distortion [L2, pixels in [0, 1]]")
-        right.tick_params(axis="y", length=0)
+            reach = max(sizes) or 1.0
+            size.set_xlim(-0.04 * reach, 1.15 * reach)
+            size.locator_params(axis="x", nbins=5)
+        size.set(xlabel="mean distortion\n[L2, pixels in [0, 1]]")
+        size.tick_params(axis="y", length=0)
         n = min(attack.flips.n for attack in shown if attack.flips is not None)
         caption = (
             "Left: share of attacked states whose greedy action flipped; lines: "
-            f"{intervals_text(n, confidence)}. Right: mean L2 size of what was added, over the states that flipped "
-            "(filled) and over all (hollow). Strong attacks are far right on the left side and far left on the right "
-            "side; attacks stop at different points, so neither stands alone."
+            f"{intervals_text(n, confidence)}. Next: mean L2 size of what was added, over the states that flipped "
+            "(filled) and over all (hollow). An attack is strong that is far right on the left side and far left "
+            "beside it; attacks stop at different points, so neither stands alone. "
         )
+        if played:
+            steps = sorted({a.score_steps for a in played if a.score_steps is not None})
+            cost.tick_params(axis="y", length=0)
+            zero_line(cost, vertical=True)
+            cost.locator_params(axis="x", nbins=4)
+            cost.set(xlabel="return minus\nclean return")
+            caption += "Right: return while under attack minus the clean return of the same seeds"
+            caption += f" in the first {', '.join(map(str, steps))} steps" if steps else ""
+            caption += (
+                f", n = {min(a.score_difference.n for a in played if a.score_difference is not None)} episodes; a "
+                "filled mark's interval leaves zero aside."
+            )
         alt = "; ".join(
             f"{name} flips {percent_text(a.flips)} at mean L2 {number(a.distortion.l2)}"
+            + (f", return {estimate_text(a.score_difference)} to clean" if a.score_difference is not None else "")
             for name, a in zip(names, shown, strict=True)
             if a.distortion is not None
         )
-        return finished(figure, "attacks", "Attacks: success and distortion", caption, alt + ".")
+        return finished(figure, "attacks", "Attacks: success, distortion and cost", caption.strip(), alt + ".")
 
 
 def examples_figure(conditions: Sequence[Condition]) -> Chart | None:

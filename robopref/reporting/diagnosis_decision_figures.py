@@ -54,10 +54,11 @@ def gaps_figure(decisions: Decisions, value_unit: str) -> Chart:
         return finished(figure, "gaps", "Action gap", caption, alt, wide=False)
 
 
-def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Chart | None:
+def distances_figure(decisions: Decisions, attacks: Sequence[Condition], size: int) -> Chart | None:
     """First-order distances to the boundary with the runner-up, beside what successful attacks needed.
 
-    None where no distance is finite.
+    ``size`` is the number of components of a state: no change of pixels in [0, 1] is longer than its root. None where
+    no distance is finite.
     """
     distances = decisions.distances.astype(np.float64)
     finite = distances[np.isfinite(distances)]
@@ -75,6 +76,9 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Char
         if decisions.median_distance is not None:
             _median_mark(axes, decisions.median_distance)
         axes.set(xlabel="distance to the boundary [L2 norm, pixels in [0, 1]]", ylabel="states [%]")
+        longest = float(np.sqrt(size))
+        if edges[-1] > longest:
+            axes.axvline(longest, color=BLACK, linewidth=1, linestyle=":")
         if needed:
             height = axes.get_ylim()[1]
             for row, (name, l2) in enumerate(sorted(needed, key=lambda pair: pair[1])):
@@ -96,6 +100,12 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition]) -> Char
             caption += f"In {len(distances) - len(finite)} states the gap does not move with the pixels (not drawn). "
         if needed:
             caption += "Lines: mean L2 distortion with which each attack flipped the action, where it did. "
+        if edges[-1] > longest:
+            beyond = 100 * float((distances > longest).mean())
+            caption += (
+                f"No change of the pixels is longer than {number(longest)} (dotted): in {number(beyond)} % of the "
+                "states the boundary is out of reach, to first order. "
+            )
         caption += "Further right is more robust."
         alt = f"Median distance {estimate_text(decisions.median_distance)}; " + "; ".join(
             f"{name} needed {number(l2)}" for name, l2 in needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from robopref.reporting.diagnosis_words import (
     ABOVE,
     BELOW,
     KIND_NAMES,
+    UNCHANGED,
     condition_names,
     episodes_text,
     estimate_text,
@@ -116,7 +118,7 @@ def diagnosis_charts(diagnosis: Diagnosis) -> dict[str, list[Chart]]:
     charts["shifts"] = [quotient_figure(conditions, confidence), examples_figure(conditions) if pictures else None]
     charts["decisions"] = [
         gaps_figure(diagnosis.decisions, subject.value_unit),
-        distances_figure(diagnosis.decisions, attacks),
+        distances_figure(diagnosis.decisions, attacks, math.prod(subject.shape)),
         flips_figure(conditions, confidence),
         returns_figure(conditions, diagnosis.competence, confidence),
         attacks_figure(attacks, confidence),
@@ -198,6 +200,9 @@ def _apart(diagnosis: Diagnosis, kind: str) -> list[str]:
     }
     if not compared:
         return []
+    idle = sum(verdict == UNCHANGED for _, verdict in compared.values())
+    if idle == len(compared):
+        return [f"None of {idle} {KIND_NAMES[kind]} changed a single state."]
     apart = {name: c.below_null for name, (c, verdict) in compared.items() if verdict in (BELOW, ABOVE)}
     said = f"{len(apart)} of {len(compared)} {KIND_NAMES[kind]} are told apart from the null control"
     sizes = sorted(((size, name) for name, size in apart.items() if size is not None), key=lambda pair: -pair[0].value)
@@ -245,7 +250,7 @@ def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
     facts = [
         ("States", f"{directions.n_states} of {episodes_text(n_episodes)}"),
         (
-            "Saturated (gradient zero)",
+            "Zero gradients",
             f"{directions.n_zero} of {directions.n_states}, {100 * directions.n_zero / directions.n_states:.1f} %",
         ),
     ]
@@ -298,7 +303,7 @@ def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
         )
     return {
         "caption": caption,
-        "columns": ["Condition", "\u039b", "Null minus \u039b", "Verdict", "States (saturated)", "Episodes"],
+        "columns": ["Condition", "\u039b", "Null minus \u039b", "Verdict", "States (zero gradients)", "Episodes"],
         "rows": rows,
     }
 
@@ -390,7 +395,7 @@ def _origin(diagnosis: Diagnosis) -> str:
         text += f" at T = {settings['temperature']}"
     if settings.get("jitter"):
         text += f", jitter {settings['jitter']}"
-    return text + f" ({directions.n_zero} saturated)"
+    return text + f" ({directions.n_zero} with zero gradient)"
 
 
 def _are_pictures(diagnosis: Diagnosis) -> bool:

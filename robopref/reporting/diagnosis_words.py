@@ -20,6 +20,7 @@ _NAMES = {
 }
 KIND_NAMES = {"null": "null control", "shift": "natural shifts", "attack": "attacks"}
 BELOW, ABOVE = "below the null", "above the null"
+UNCHANGED = "the attack changed nothing"
 NOT_APART, APART_UNCLEAR = "not told apart", "not told apart: the intervals overlap"
 
 
@@ -117,6 +118,8 @@ def told_apart(condition: Condition, null: Condition | None) -> str:
     """
     if null is None or condition.kind == "null" or condition.quotient is None or null.quotient is None:
         return ""
+    if condition.distortion is not None and condition.distortion.linf == 0:
+        return UNCHANGED  # its states are the clean ones, fewer of them: what differs is the sample
     if not (has_interval(condition.quotient) and has_interval(null.quotient)):
         return NOT_APART
     difference = condition.below_null
