@@ -89,6 +89,14 @@ def test_the_robust_regulariser_makes_decisions_hold_in_the_box():
     assert "loss/robust" not in plain.update(b, epsilon=1 / 255)[1]
 
 
+@pytest.mark.parametrize("epsilon", [0.2 / 255, 1 / 255])
+def test_bfloat16_does_not_round_the_box_away(epsilon):
+    exact, mixed, b = learner(kappa=1.0), learner(kappa=1.0, mixed_precision=True), batch()
+    hinges = [float(made.update(b, epsilon)[1]["loss/robust"]) for made in (exact, mixed)]
+    without = float(learner(kappa=1.0).update(b, 1e-9)[1]["loss/robust"])
+    assert hinges[1] - without == pytest.approx(hinges[0] - without, rel=0.1)
+
+
 def test_learning_goes_on_from_a_saved_state():
     first, b = learner(), batch()
     first.update(b)

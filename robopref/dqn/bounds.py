@@ -33,6 +33,8 @@ def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsi
     """
     if not isinstance(epsilon, Tensor) and epsilon < 0:
         raise RoboprefError(f"the radius must not be negative, got {epsilon}.")
+    # bfloat16 has steps of 1/256 between 1/2 and 1: a box of that size would be rounded away, or doubled.
+    pixels = pixels if pixels.dtype == torch.float64 else pixels.float()
     lower, upper = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
     centre, radius = (upper + lower) / 2, (upper - lower) / 2
     last = network.advantage[-1]
