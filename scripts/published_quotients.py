@@ -13,15 +13,16 @@ from pathlib import Path
 
 from robopref.diagnosis import Diagnosis, load_diagnosis
 from robopref.evaluation.statistics import Estimate
+from robopref.reporting.diagnosis_words import BELOW, told_apart
 
 PUBLISHED = {
     "freeway": {
-        "null": 0.9917, "nesterov": 0.7868, "elastic_net": 0.7259, "deepfool": 0.6869, "carlini_wagner": 0.9499,
+        "null": 0.9917, "nesterov_fgsm": 0.7868, "elastic_net": 0.7259, "deepfool": 0.6869, "carlini_wagner": 0.9499,
         "brightness_contrast": 0.8676, "jpeg": 0.9056, "perspective": 0.3010, "rotation": 0.1381,
         "gaussian_blur": 0.2657,
     },
     "pong": {
-        "null": 0.4934, "nesterov": 0.3444, "elastic_net": 0.1053, "deepfool": 0.3277, "carlini_wagner": 0.0408,
+        "null": 0.4934, "nesterov_fgsm": 0.3444, "elastic_net": 0.1053, "deepfool": 0.3277, "carlini_wagner": 0.0408,
         "brightness_contrast": 0.1678, "jpeg": 0.4934, "perspective": 0.4278, "rotation": 0.1365,
         "gaussian_blur": 0.0847,
     },
@@ -53,7 +54,7 @@ def quotient(diagnosis: Diagnosis, name: str) -> str:
     if condition is None:
         return ""
     told = text(condition.quotient)
-    return f"**{told}**" if condition.below_null is not None and condition.below_null.low > 0 else told
+    return f"**{told}**" if told_apart(condition, diagnosis.null) == BELOW else told
 
 
 def text(estimate: Estimate | None) -> str:
@@ -68,7 +69,7 @@ def row(cells: list[str]) -> str:
 
 MEASURES = {
     "return": lambda d: text(d.competence.score),
-    "states (saturated)": lambda d: f"{d.directions.n_states} ({d.directions.n_zero})",
+    "states (zero gradients)": lambda d: f"{d.directions.n_states} ({d.directions.n_zero})",
     "lambda_1 / trace": lambda d: text(d.directions.share),
     "lambda_2 / lambda_1": lambda d: text(d.directions.eigengap),
     "gradient norm, mean": lambda d: text(d.instability.mean),
