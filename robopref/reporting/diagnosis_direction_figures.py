@@ -61,7 +61,7 @@ def direction_figure(
     limit = robust_limit(values)
     alone = len(values) == 1  # a single frame: beside its map instead of above it
     columns, rows = (2, 1) if alone else (len(values), 1 if typical_state is None else 2)
-    side = min(2.4, (WIDTH - _BAR) / columns)
+    side = min(3.3, (WIDTH - _BAR) / columns)
     with drawing(columns * side + _BAR, rows * (side + 0.27)) as figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for index, (label, frame) in enumerate(zip(labels, frames, strict=True)):
@@ -168,7 +168,8 @@ def _outline(frame: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def spectrum_figure(directions: Directions, origin: str) -> Chart:
     """The leading eigenvalues of L(S) as shares of its trace, with the gap between the first two."""
-    shares = directions.eigenvalues[:_MOST_EIGENVALUES] / directions.trace
+    eigenvalues = directions.eigenvalues[directions.eigenvalues > 0]
+    shares = eigenvalues[:_MOST_EIGENVALUES] / directions.trace
     bound = directions.error_bound / directions.trace
     count = len(shares)
     gap, first = directions.eigengap, directions.share
@@ -252,7 +253,7 @@ def power_figure(spatial: Spatial, channels_per_frame: int) -> Chart:
         alt = (
             f"Fourier power of {len(power)} frame(s); {100 * coarse:.0f} percent of it lies below 0.1 cycles per pixel."
         )
-        return finished(figure, "power", "Fourier power spectrum of G_S", caption, alt)
+        return finished(figure, "power", "Fourier power spectrum of G_S", caption, alt, wide=len(power) > 1)
 
 
 def _edges(size: int) -> tuple[float, float]:
