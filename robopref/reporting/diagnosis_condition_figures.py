@@ -183,6 +183,7 @@ def returns_figure(conditions: Sequence[Condition], competence: Competence, conf
         zero_line(right, vertical=True)
         left.set(xlabel="mean return of an episode")
         right.set(xlabel="return minus clean return")
+        right.locator_params(axis="x", nbins=4)
         left.set_title("Return")
         right.set_title("Paired difference to clean")
         figure.legend(loc="outside upper right", handlelength=2.6)
