@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -5,7 +7,14 @@ from hypothesis import strategies as st
 
 from robopref.diagnosis import feature_correlation_quotient, principal_directions
 from robopref.diagnosis.quotient import bootstrap_quotient, quotient_difference, quotient_estimate
-from robopref.diagnosis.subspace import episode_grams, leading_subspace, leading_vectors, resample_counts
+from robopref.diagnosis.subspace import (
+    episode_grams,
+    episode_leakage,
+    leading_subspace,
+    leading_vectors,
+    reduction_errors,
+    resample_counts,
+)
 from robopref.errors import RoboprefError
 
 
@@ -71,7 +80,8 @@ def episodes(n_episodes, d, seed, spread=0.6, states=25):
 def subspace(gradients, episode_of, rank, base=None):
     n_episodes = episode_of.max() + 1
     found = principal_directions(gradients, rank)
-    own = leading_subspace(found, *episode_grams([gradients], episode_of, n_episodes, found.directions))
+    leakage = episode_leakage([gradients], episode_of, n_episodes, found.directions)
+    own = leading_subspace(found, *episode_grams([gradients], episode_of, n_episodes, found.directions), leakage)
     if base is None:
         return own
     return own, episode_grams([gradients], episode_of, n_episodes, base.basis)[0]
@@ -104,12 +114,31 @@ def test_resampling_in_the_subspace_is_resampling_the_gradients(rank, tolerance)
 def test_the_reduction_keeps_its_bound(n_episodes, rank, spread, seed):
     gradients, episode_of = episodes(n_episodes, 20, seed, spread, states=4)
     own = subspace(gradients, episode_of, rank)
-    for counts in resample_counts(n_episodes, 5, seed):
-        largest = dense(direct(gradients, episode_of, counts))[1]
-        reduced = leading_vectors(counts[None], own.grams)[0][0, 0]
+    counts = resample_counts(n_episodes, 5, seed)
+    reduced = leading_vectors(counts, own.grams)[0][:, 0]
+    rough = reduction_errors(counts, replace(own, leakage=None), reduced)
+    errors = reduction_errors(counts, own, reduced)
+    for row, found, error in zip(counts, reduced, errors, strict=True):
+        largest = dense(direct(gradients, episode_of, row))[1]
         slack = 1e-5 * largest  # the basis is kept in float32
-        assert reduced <= largest + slack
-        assert largest <= reduced + counts.max() * own.rest + slack
+        assert found <= largest + slack
+        assert largest <= found * (1 + error) + slack
+    assert (errors <= rough * (1 + 1e-6) + 1e-6).all()
+
+
+def test_leakage_makes_the_bound_tight():
+    gradients, episode_of = episodes(6, 60, 0, 0.3)
+    own = subspace(gradients, episode_of, 8)
+    counts = resample_counts(6, 50, 0)
+    reduced = leading_vectors(counts, own.grams)[0][:, 0]
+    assert reduction_errors(counts, own, reduced).max() < 0.2 * reduction_errors(
+        counts, replace(own, leakage=None), reduced
+    ).max()  # fmt: skip
+    pieces = [gradients[i : i + 7] for i in range(0, len(gradients), 7)]
+    found = principal_directions(gradients, 8).directions
+    np.testing.assert_allclose(
+        episode_leakage(pieces, episode_of, 6, found), own.leakage, atol=1e-5 * np.abs(own.leakage).max()
+    )
 
 
 def test_batches_need_not_end_where_episodes_do():

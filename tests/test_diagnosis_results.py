@@ -91,6 +91,19 @@ def test_a_comparison_is_read_as_it_was_written(tmp_path):
     assert_equal(r.load_comparison(tmp_path), comparison)
 
 
+def test_a_field_with_a_default_may_be_missing(tmp_path):
+    r.save_diagnosis(tmp_path, diagnosis())
+    summary = tmp_path / "summary.json"
+    told = json.loads(summary.read_text())
+    del told["subspace"]["leakage"]
+    summary.write_text(json.dumps(told))
+    assert r.load_diagnosis(tmp_path).subspace.leakage is None
+    del told["subspace"]["rest"]
+    summary.write_text(json.dumps(told))
+    with pytest.raises(RoboprefError, match="no Subspace of this version"):
+        r.load_diagnosis(tmp_path)
+
+
 def test_nothing_is_pickled(tmp_path):
     r.save_diagnosis(tmp_path, diagnosis())
     with np.load(tmp_path / "arrays.npz", allow_pickle=False) as file:

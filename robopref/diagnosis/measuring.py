@@ -19,7 +19,7 @@ from robopref.diagnosis.gradients import Context, iter_state_gradients, state_gr
 from robopref.diagnosis.instability import find_peaks
 from robopref.diagnosis.plan import Plan
 from robopref.diagnosis.results import Distortion
-from robopref.diagnosis.subspace import episode_grams, leading_subspace
+from robopref.diagnosis.subspace import episode_grams, episode_leakage, leading_subspace
 from robopref.errors import RoboprefError
 from robopref.protocols import QPolicy
 
@@ -318,7 +318,11 @@ def _sensitivity(
             note(batch)
         found = stream.result(rank)
         again = batches
-    subspace = leading_subspace(found, *episode_grams(again(), episode_of, n_episodes, found.directions))
+    grams, traces = episode_grams(again(), episode_of, n_episodes, found.directions)
+    leakage = None
+    if clean is not None and found.method == "exact" and 8 * n_episodes * rank * dimension <= plan.memory_limit:
+        leakage = episode_leakage(again(), episode_of, n_episodes, found.directions)
+    subspace = leading_subspace(found, grams, traces, leakage)
     cross = np.zeros((0, rank, rank))
     if clean is not None:
         cross, _ = episode_grams(again(), episode_of, n_episodes, clean.sensitivity.subspace.basis)

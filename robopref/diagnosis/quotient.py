@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from robopref.diagnosis.directions import principal_directions
 from robopref.diagnosis.results import Subspace
-from robopref.diagnosis.subspace import leading_vectors, resample_counts
+from robopref.diagnosis.subspace import leading_vectors, reduction_errors, resample_counts
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Estimate
 
@@ -103,7 +103,7 @@ def bootstrap_quotient(
     quotients = np.full(len(counts), np.nan)
     # The subspace of S' may hold a little less of G_S than the subspace of S does.
     quotients[defined] = np.minimum(along[defined] / np.maximum(largest[defined], along[defined]), 1)
-    error = (counts.max(axis=1)[defined] * shifted.rest / largest[defined]).max()
+    error = reduction_errors(counts[defined], shifted, largest[defined]).max()
     return QuotientSample(float(quotients[0]), quotients[1:], float(error))
 
 

@@ -14,7 +14,7 @@ import types
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -104,7 +104,7 @@ def _from_plain(value: Any, kind: Any, arrays: Mapping[str, NDArray[Any]], path:
             raise RoboprefError(f"{path} is {value!r}, not one of {', '.join(map(str, get_args(kind)))}.")
         return value
     if is_dataclass(kind):
-        if not isinstance(value, dict) or set(value) != {f.name for f in fields(kind)}:
+        if not isinstance(value, dict) or not _fits(value, kind):
             raise RoboprefError(f"{path} holds no {cast(type, kind).__name__} of this version: let the run go again.")
         hints = get_type_hints(kind)
         return cast(Any, kind)(
@@ -127,6 +127,12 @@ def _from_plain(value: Any, kind: Any, arrays: Mapping[str, NDArray[Any]], path:
     if type(value) is not kind:
         raise RoboprefError(f"{path} is {value!r}, not a {kind.__name__}.")
     return value
+
+
+def _fits(value: Mapping[str, Any], kind: Any) -> bool:
+    """Whether the fields are those of the dataclass; one that has a default may be missing."""
+    needed = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
+    return needed <= set(value) <= {f.name for f in fields(kind)}
 
 
 def _join(path: str, name: str) -> str:

@@ -295,7 +295,7 @@ class Subspace:
         traces: float64 [E], trace of L_e.
         rest: bound on the largest eigenvalue of L outside the subspace.
         leakage: float64 [E, E, r, r], basis L_e (I - basis^T basis) L_f basis^T, which bounds what resampling in the
-            subspace leaves out; None where memory did not allow it.
+            subspace leaves out; None for the clean set, and where memory did not allow it.
     """
 
     basis: Floats

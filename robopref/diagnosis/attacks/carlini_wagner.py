@@ -66,29 +66,31 @@ class CarliniWagner(Attack):
     def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor) -> None:
         half = (1 + max(self.widening, _LEAST_WIDENING)) / 2
         limit = math.atanh(0.5 / half)
-        w = torch.atanh((hinge.victim.clean[rows] - 0.5) / half)
+        clean, distance = hinge.victim.clean[rows], hinge.scale.distance[rows, None]
+        w = torch.atanh((clean - 0.5) / half)
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         plateau = Plateau(constant, self.steps)
         for step in range(1, self.steps + 1):
-            clean, distance = hinge.victim.clean[rows], hinge.scale.distance[rows, None]
             tanh = torch.tanh(w)
-            points = (0.5 + half * tanh).clamp(0, 1)
+            points = (half * tanh).add_(0.5).clamp_(0, 1)
             q_values, slope = hinge.gradient(rows, points)
             added = points - clean
             norm = added.norm(dim=1)
             hinge.offer(rows, points, q_values, norm)
 
-            unit = distance / (half * math.sqrt(w.shape[1]))  # of w: about distance / sqrt(d) in a grey pixel
-            gradient = (2 * added + constant[:, None] * slope) * half * (1 - tanh**2)
-            gradient *= unit * w.shape[1] / distance**2
-            mean = _DECAY * mean + (1 - _DECAY) * gradient
-            square = _SQUARE_DECAY * square + (1 - _SQUARE_DECAY) * gradient**2
-            spread = (square / (1 - _SQUARE_DECAY**step)).sqrt() + _EPSILON
-            rate = self.rate * math.sqrt(1 - (step - 1) / self.steps)
-            w = (w - rate * unit * mean / (1 - _DECAY**step) / spread).clamp(-limit, limit)
+            # d/dw of (|x(w) - s|^2 + c h) / distance^2, for w in its unit: about distance / sqrt(d) in a grey pixel.
+            unit = distance / (half * math.sqrt(w.shape[1]))
+            gradient = added.mul_(2).addcmul_(constant[:, None], slope).mul_(1 - tanh**2)
+            gradient *= half * unit * w.shape[1] / distance**2
+            mean.lerp_(gradient, 1 - _DECAY)
+            square.mul_(_SQUARE_DECAY).addcmul_(gradient, gradient, value=1 - _SQUARE_DECAY)
+            rate = self.rate * math.sqrt(1 - (step - 1) / self.steps) / (1 - _DECAY**step)
+            w -= (rate * unit * mean).div_((square / (1 - _SQUARE_DECAY**step)).sqrt_().add_(_EPSILON))
+            w.clamp_(-limit, limit)
 
             going = plateau.going(norm**2 + constant * hinge(rows, q_values))
             if not going.all():
-                rows, constant, w, mean, square = (kept[going] for kept in (rows, constant, w, mean, square))
+                rows, constant, clean, distance = (kept[going] for kept in (rows, constant, clean, distance))
+                w, mean, square = (kept[going] for kept in (w, mean, square))
                 if not len(rows):
                     break

@@ -66,22 +66,23 @@ class ElasticNet(Attack):
         return search_constant(hinge, start, self.searches, lambda rows, c: self._descend(hinge, rows, c, rates[rows]))
 
     def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor, rates: Tensor) -> None:
-        points = ahead = hinge.victim.clean[rows]
+        clean = points = ahead = hinge.victim.clean[rows]
         plateau = Plateau(constant, self.steps)
         for step in range(self.steps):
-            clean, eta = hinge.victim.clean[rows], rates[:, None] * math.sqrt(1 - step / self.steps)
+            eta = rates[:, None] * math.sqrt(1 - step / self.steps)
             _, slope = hinge.gradient(rows, ahead)
-            wanted = ahead - clean - eta * (2 * (ahead - clean) + constant[:, None] * slope)
-            before, points = points, (clean + shrink(wanted, eta * self.beta)).clamp(0, 1)
-            ahead = (points + step / (step + 3) * (points - before)).clamp(0, 1)
+            wanted = (1 - 2 * eta) * (ahead - clean) - eta * constant[:, None] * slope
+            before, points = points, shrink(wanted, eta * self.beta).add_(clean).clamp_(0, 1)
+            ahead = (points - before).mul_(step / (step + 3)).add_(points).clamp_(0, 1)
 
-            q_values = hinge.victim.values(rows, points)
-            l1, squared = (points - clean).abs().sum(1), ((points - clean) ** 2).sum(1)
+            q_values, added = hinge.victim.values(rows, points), points - clean
+            l1, squared = added.abs().sum(1), added.norm(dim=1) ** 2
             elastic = self.beta * l1 + squared
             hinge.offer(rows, points, q_values, l1 if self.rule == "L1" else elastic)
 
             going = plateau.going(elastic + constant * hinge(rows, q_values))
             if not going.all():
-                rows, constant, rates, points, ahead = (kept[going] for kept in (rows, constant, rates, points, ahead))
+                rows, constant, rates = (kept[going] for kept in (rows, constant, rates))
+                clean, points, ahead = (kept[going] for kept in (clean, points, ahead))
                 if not len(rows):
                     break

@@ -125,7 +125,7 @@ def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
     pull = -scale.gradient / scale.unit[:, None]
 
     def change(constant: Tensor) -> Tensor:
-        wanted = shrink(constant[:, None] * pull, l1_weight) / 2
+        wanted = shrink(constant[:, None] * pull, pull.new_tensor(l1_weight)) / 2
         return (victim.clean + wanted).clamp(0, 1) - victim.clean
 
     def enough(constant: Tensor) -> Tensor:
@@ -146,6 +146,6 @@ def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
     return torch.where(enough(high) & scale.distance.isfinite(), high, torch.inf), change(high)
 
 
-def shrink(values: Tensor, threshold: float | Tensor) -> Tensor:
+def shrink(values: Tensor, threshold: Tensor) -> Tensor:
     """Every entry moved towards 0 by ``threshold``, at most to 0."""
-    return values.sign() * torch.relu(values.abs() - threshold)
+    return values - values.clamp(-threshold, threshold)

@@ -114,7 +114,7 @@ class Victim:
     def gradient(self, rows: Tensor, points: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Action values [n, n_actions] at the points, and the gradients [n, d] of ``objective`` ([n] out of them)."""
         with torch.enable_grad():
-            inputs = points.detach().clone().requires_grad_()
+            inputs = points.detach().requires_grad_()
             q_values = self._differentiable(rows, inputs)
             gradient = self._backward(rows, objective(q_values), inputs, retain=False)
         return q_values.detach(), gradient
@@ -125,7 +125,7 @@ class Victim:
         One forward pass and as many backward passes; holds one gradient at a time.
         """
         with torch.enable_grad():
-            inputs = points.detach().clone().requires_grad_()
+            inputs = points.detach().requires_grad_()
             q_values = self._differentiable(rows, inputs)
         n_actions = q_values.shape[1]
         for turn in range(1, n_actions):
@@ -154,7 +154,7 @@ class Victim:
         (gradient,) = torch.autograd.grad(objective.sum(), inputs, retain_graph=retain, allow_unused=True)
         if gradient is None:
             raise RoboprefError("q_values does not use its pixels, so there is no gradient to attack with.")
-        if not torch.isfinite(gradient).all():
+        if not torch.isfinite(gradient.sum()):
             raise RoboprefError("the gradient of the action values is not finite; check the policy's weights.")
         self.gradient_evaluations[rows] += 1
         return gradient
