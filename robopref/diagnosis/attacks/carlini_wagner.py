@@ -66,7 +66,8 @@ class CarliniWagner(Attack):
     def _descend(self, hinge: Hinge, rows: Tensor, constant: Tensor) -> None:
         half = (1 + max(self.widening, _LEAST_WIDENING)) / 2
         limit = math.atanh(0.5 / half)
-        clean, distance = hinge.victim.clean[rows], hinge.scale.distance[rows, None]
+        clean = hinge.victim.clean[rows]
+        distance = hinge.scale.distance[rows, None].clamp(max=math.sqrt(clean.shape[1]))  # the box ends there
         w = torch.atanh((clean - 0.5) / half)
         mean, square = torch.zeros_like(w), torch.zeros_like(w)
         plateau = Plateau(constant, self.steps)

@@ -8,7 +8,8 @@ Source: Moosavi-Dezfooli, Fawzi and Frossard, "DeepFool: a simple and accurate m
     x_{i+1} = clip(s + (1 + overshoot) (r_0 + ... + r_i)).
 
 On a linear policy, away from the limits of the pixels, one step is exact. Nothing here depends on the size of Q. A step
-goes beyond its boundary by a few roundings of Q, or values of float32 that differ by little would never be told apart.
+goes beyond its boundary by a few roundings of Q, or values of float32 that differ by little would never be told apart;
+and what the limits of the pixels cut off a step is not carried on.
 """
 
 from __future__ import annotations
@@ -44,15 +45,16 @@ class DeepFool(Attack):
 
     def _search(self, victim: Victim) -> Tensor:
         found = victim.clean.clone()
-        points, way, rows = victim.clean, torch.zeros_like(victim.clean), victim.rows
+        points, rows = victim.clean, victim.rows
         for _ in range(self.steps):
             step, distance = _nearest_boundary(victim, rows, points)
-            way = way + step
-            points = (victim.clean[rows] + (1 + self.overshoot) * way).clamp(0, 1)
+            clean = victim.clean[rows]
+            way = (points - clean) / (1 + self.overshoot) + step
+            points = (clean + (1 + self.overshoot) * way).clamp(0, 1)
             flipped = victim.flipped(rows, victim.values(rows, points))
             found[rows[flipped]] = points[flipped]
             going = ~flipped & distance.isfinite()
-            rows, points, way = rows[going], points[going], way[going]
+            rows, points = rows[going], points[going]
             if not len(rows):
                 break
         return found

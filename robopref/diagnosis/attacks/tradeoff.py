@@ -117,9 +117,10 @@ def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
 
     Up to that c the minimum is delta = shrink(-c grad m / unit, l1_weight) / 2, cut off at the limits of the pixels.
 
+    Where even all pixels at their limits would not be enough, c is what it would be without limits: m is not linear.
+
     Returns:
-        c [B], infinite where the margin does not move or even all pixels at their limits would not be enough; and
-        delta [B, d].
+        c [B], infinite where the margin does not move; and delta [B, d].
     """
     victim, scale = hinge.victim, hinge.scale
     pull = -scale.gradient / scale.unit[:, None]
@@ -132,8 +133,8 @@ def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
         return (pull * change(constant)).sum(1) >= hinge.height
 
     # Exact without limits or l1_weight; with one, c must make the steepest pixel worth its price first.
-    low = torch.zeros_like(scale.unit)
-    high = 2 * hinge.height * scale.distance**2 + l1_weight / pull.abs().amax(1)
+    unlimited = 2 * hinge.height * scale.distance**2 + l1_weight / pull.abs().amax(1)
+    low, high = torch.zeros_like(unlimited), unlimited
     for _ in range(_DOUBLINGS):
         reached = enough(high)
         if reached.all():
@@ -143,7 +144,8 @@ def first_order(hinge: Hinge, l1_weight: float) -> tuple[Tensor, Tensor]:
         middle = (low + high) / 2
         reached = enough(middle)
         low, high = torch.where(reached, low, middle), torch.where(reached, middle, high)
-    return torch.where(enough(high) & scale.distance.isfinite(), high, torch.inf), change(high)
+    constant = torch.where(enough(high), high, unlimited)
+    return torch.where(scale.distance.isfinite(), constant, torch.inf), change(constant)
 
 
 def shrink(values: Tensor, threshold: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ class Victim:
         if q_values.dtype != points.dtype:
             raise RoboprefError(f"the policy computes in {q_values.dtype}, the pixels are {points.dtype}: convert one.")
         if not torch.isfinite(q_values).all():
-            raise RoboprefError("the policy's action values are not finite under attack; check its weights for NaN.")
+            raise RoboprefError("the policy's action values are not finite; check its weights for NaN.")
         return q_values
 
 
