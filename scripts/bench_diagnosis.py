@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import blas
 
 from robopref.diagnosis import StreamingDirections, principal_directions, state_gradients
 from robopref.diagnosis.directions import fitting_rank
@@ -65,12 +66,12 @@ def dense(gradients: NDArray[Any], tolerance: float = 1e-6) -> NDArray[Any]:
 
 
 def outer_seconds(gradients: NDArray[Any]) -> float:
-    """Seconds for L as a sum of outer products over all states, from a few of them."""
-    matrix = np.zeros((gradients.shape[1], gradients.shape[1]), gradients.dtype)
-    matrix += np.outer(gradients[0], gradients[0])  # touches the pages
+    """Seconds for L as a sum of outer products over all states, from a few of them, each added in place by BLAS."""
+    matrix = np.zeros((gradients.shape[1], gradients.shape[1]), gradients.dtype, order="F")
+    matrix = blas.sger(1, gradients[0], gradients[0], a=matrix, overwrite_a=True)  # touches the pages
     start = time.perf_counter()
     for gradient in gradients[1 : 1 + OUTER_STATES]:
-        matrix += np.outer(gradient, gradient)
+        matrix = blas.sger(1, gradient, gradient, a=matrix, overwrite_a=True)
     return (time.perf_counter() - start) / OUTER_STATES * len(gradients)
 
 
