@@ -273,7 +273,8 @@ class _Recording:
     def act(self, frame: NDArray[np.uint8], q_values: NDArray[np.float32]) -> int:
         at_random = self.rng.random() < self.epsilon
         action = int(self.rng.integers(len(q_values)) if at_random else q_values.argmax())
-        for name, value in (("frames", frame), ("q_values", q_values), ("actions", action)):
+        # A copy, or each frame would keep alive those of all games at its step.
+        for name, value in (("frames", frame.copy()), ("q_values", q_values), ("actions", action)):
             self.rows[name].append(value)
         return action
 
@@ -283,9 +284,10 @@ class _Recording:
         self.over = ended or len(self.rows["rewards"]) == self.max_steps
 
     def trace(self, sight: _Sight) -> EpisodeTrace:
+        """To be called once: it lets go of the frames, so that they are not held twice."""
         rows = self.rows
         return EpisodeTrace(
-            frames=np.stack(rows["frames"]),
+            frames=np.stack(rows.pop("frames")),
             actions=np.array(rows["actions"], np.int64),
             rewards=np.array(rows["rewards"], np.float32),
             q_values=np.stack(rows["q_values"]),

@@ -26,9 +26,10 @@ from robopref.errors import RoboprefError
 _DENSE_SIDE = 512  # up to here the Gram matrix of the shorter side is formed
 _BLOCK_BYTES = 4 * 2**20  # rows converted to float64 at once: few enough to stay in the cache
 _INNER = 4096  # terms summed in float32 before the sum moves on to float64
+_OVERSAMPLED = 6  # columns of the first block beyond those asked for
 _LARGEST_RANK = 256
 _SHRUNK_SHARE = 0.2  # of the kept rows, as in Desai et al.
-_ROUGH = 1e-3  # residual of the further directions, over lambda_1
+ROUGH = 1e-3  # residual of the further directions, over lambda_1
 _SMALLEST_TRACE = 1e-290  # below, squares of gradients lose their digits even in float64
 
 
@@ -209,17 +210,14 @@ def _exact(gradients: NDArray[Any], k: int, further: int = 0) -> PrincipalDirect
         return _assemble(np.zeros((0, dimension)), np.zeros(0), rank, n_states, n_states, 0.0, 0.0, "exact")
     wide = gradients if n_states <= dimension else gradients.T
     if len(wide) <= _DENSE_SIDE:
-        vectors = _gram_vectors(wide, rank)
+        values, vectors = _gram_vectors(wide, rank)
     else:
-        vectors = _block_lanczos(wide, k, rank, scale=largest * np.sqrt(dimension))
+        values, vectors = _block_lanczos(wide, k, rank, scale=largest * np.sqrt(dimension))
     if n_states <= dimension:
         vectors = _product(wide.T, vectors)
     basis = np.linalg.qr(vectors / np.maximum(np.linalg.norm(vectors, axis=0), np.finfo(np.float64).tiny))[0]
 
-    # Rayleigh-Ritz twice: for all of them in the precision of the gradients, for the first k in float64.
-    shared = _product(gradients, basis)
-    values, rotation = scipy.linalg.eigh(shared.T @ shared)
-    values, basis = values[::-1], basis @ rotation[:, ::-1]
+    # The first k once more in float64, whatever the precision of the gradients: values, residual and trace.
     first, image, trace, n_zero = basis[:, :k], np.zeros((dimension, min(k, basis.shape[1]))), 0.0, 0
     for block in _blocks(gradients):
         squares = np.einsum("nd,nd->n", block, block)
@@ -236,8 +234,10 @@ def _exact(gradients: NDArray[Any], k: int, further: int = 0) -> PrincipalDirect
     return _assemble(basis.T, values, rank, n_states, n_zero, trace, float(residual), "exact")
 
 
-def _block_lanczos(wide: NDArray[Any], k: int, rank: int, scale: float) -> NDArray[np.float64]:
-    """The leading eigenvectors [n, rank] of wide @ wide.T, n = len(wide).
+def _block_lanczos(
+    wide: NDArray[Any], k: int, rank: int, scale: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The leading eigenvalues [rank] and eigenvectors [n, rank] of wide @ wide.T, n = len(wide).
 
     The first k to a residual of 1e-6 lambda_1 (of 1e-10 lambda_1 for float64), the others of 1e-3 lambda_1.
     """
@@ -249,30 +249,33 @@ def _block_lanczos(wide: NDArray[Any], k: int, rank: int, scale: float) -> NDArr
 
     size = len(wide)
     rank = min(rank, size)
-    tolerances = np.full(rank, _ROUGH)
+    tolerances = np.full(rank, ROUGH)
     tolerances[:k] = 1e-6 if wide.dtype == np.float32 else 1e-10
-    width = rank + 6
-    block = np.linalg.qr(np.random.default_rng(0).standard_normal((size, width)))[0]
-    basis, image = block, gram_times(block)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((size, min(rank + _OVERSAMPLED, size))))[0]
+    image = gram_times(basis)
     while True:
         values, ritz = scipy.linalg.eigh(basis.T @ image)
         values, ritz = values[: -rank - 1 : -1], ritz[:, : -rank - 1 : -1]
         vectors = basis @ ritz
-        residuals = np.linalg.norm(image @ ritz - vectors * values, axis=0)
-        if (residuals <= tolerances * values[0]).all() or basis.shape[1] == size:
-            return vectors
-        block = image[:, -block.shape[1] :][:, : size - basis.shape[1]]
+        residuals = image @ ritz - vectors * values
+        norms = np.linalg.norm(residuals, axis=0)
+        missed = norms > tolerances * values[0]
+        if not missed.any() or basis.shape[1] == size:
+            return values * scale**2, vectors
+        # What has converged stays in the basis and needs no more products; residuals span what the next block would.
+        block = (residuals / np.maximum(norms, np.finfo(np.float64).tiny))[:, missed][:, : size - basis.shape[1]]
         for _ in range(3):  # twice is enough (Kahan) unless the block lost rank and the QR made up columns
             block = np.linalg.qr(block - basis @ (basis.T @ block))[0]
         basis, image = np.hstack([basis, block]), np.hstack([image, gram_times(block)])
 
 
-def _gram_vectors(wide: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """The leading eigenvectors [n, at most k] of wide @ wide.T by a dense decomposition in float64."""
+def _gram_vectors(wide: NDArray[Any], k: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The leading eigenpairs [at most k] and [n, at most k] of wide @ wide.T by a dense decomposition in float64."""
     gram = np.zeros((len(wide), len(wide)))
     for block in _blocks(wide.T):
         gram += block.T @ block
-    return np.linalg.eigh(gram)[1][:, : -k - 1 : -1]
+    values, vectors = np.linalg.eigh(gram)
+    return values[: -k - 1 : -1], vectors[:, : -k - 1 : -1]
 
 
 def _orthogonal_rows(rows: NDArray[np.float64], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

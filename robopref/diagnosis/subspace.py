@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robopref.diagnosis.directions import PrincipalDirections
+from robopref.diagnosis.directions import ROUGH, PrincipalDirections
 from robopref.diagnosis.results import Subspace
 from robopref.errors import RoboprefError
 
@@ -94,7 +94,8 @@ def leading_subspace(
     leakage: NDArray[np.float64] | None = None,
 ) -> Subspace:
     """The record of a set whose leading directions span the subspace; the arrays as the functions above give them."""
-    rest = float(directions.eigenvalues[-1]) + directions.error_bound
+    # The last eigenvalue may be one of the further ones, which are good to a thousandth of the first.
+    rest = float(directions.eigenvalues[-1] + max(directions.error_bound, ROUGH * directions.eigenvalues[0]))
     return Subspace(directions.directions.astype(np.float32), grams, traces, rest, leakage)
 
 
