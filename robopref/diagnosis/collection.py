@@ -268,15 +268,25 @@ class _Recording:
         self.rng, self.epsilon, self.max_steps = rng, epsilon, max_steps
         self.seed = int(rng.integers(1, 2**31))
         self.finished = self.over = False
-        self.rows: dict[str, list[Any]] = {name: [] for name in _ROWS}
+        self.rows: dict[str, list[Any]] = {name: [] for name in _ROWS if name != "frames"}
+        self.frames = np.empty((0,), np.uint8)
 
     def act(self, frame: NDArray[np.uint8], q_values: NDArray[np.float32]) -> int:
         at_random = self.rng.random() < self.epsilon
         action = int(self.rng.integers(len(q_values)) if at_random else q_values.argmax())
-        # A copy, or each frame would keep alive those of all games at its step.
-        for name, value in (("frames", frame.copy()), ("q_values", q_values), ("actions", action)):
+        self._keep(frame)
+        for name, value in (("q_values", q_values), ("actions", action)):
             self.rows[name].append(value)
         return action
+
+    def _keep(self, frame: NDArray[np.uint8]) -> None:
+        """Frames go into one large array: as many small ones, their memory would stay with the process for good."""
+        step = len(self.rows["actions"])
+        if step >= len(self.frames):
+            larger = np.empty((max(256, 2 * step), *frame.shape), np.uint8)
+            larger[:step] = self.frames if step else 0
+            self.frames = larger
+        self.frames[step] = frame
 
     def outcome(self, reward: float, ended: bool) -> None:
         self.rows["rewards"].append(reward)
@@ -284,10 +294,9 @@ class _Recording:
         self.over = ended or len(self.rows["rewards"]) == self.max_steps
 
     def trace(self, sight: _Sight) -> EpisodeTrace:
-        """To be called once: it lets go of the frames, so that they are not held twice."""
         rows = self.rows
         return EpisodeTrace(
-            frames=np.stack(rows.pop("frames")),
+            frames=self.frames[: len(rows["actions"])],
             actions=np.array(rows["actions"], np.int64),
             rewards=np.array(rows["rewards"], np.float32),
             q_values=np.stack(rows["q_values"]),
