@@ -345,11 +345,16 @@ def duplicate_episodes(traces: Sequence[EpisodeTrace]) -> list[tuple[int, ...]]:
     """
     groups: dict[bytes, list[int]] = defaultdict(list)
     for index, trace in enumerate(traces):
-        played = hashlib.sha256(repr(trace.frames.shape).encode())
-        played.update(np.ascontiguousarray(trace.frames).data)
-        played.update(np.ascontiguousarray(trace.actions).data)
-        groups[played.digest()].append(index)
+        groups[episode_digest(trace)].append(index)
     return [tuple(group) for group in groups.values() if len(group) > 1]
+
+
+def episode_digest(trace: EpisodeTrace) -> bytes:
+    """Equal for two episodes that are the same to the last frame and action."""
+    played = hashlib.sha256(repr(trace.frames.shape).encode())
+    played.update(np.ascontiguousarray(trace.frames).data)
+    played.update(np.ascontiguousarray(trace.actions).data)
+    return played.digest()
 
 
 def save_traces(path: Path, traces: Sequence[EpisodeTrace]) -> None:

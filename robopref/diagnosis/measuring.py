@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, duplicate_episodes, stack_frames
+from robopref.diagnosis.collection import (
+    Attack,
+    EpisodeTrace,
+    Shift,
+    duplicate_episodes,
+    episode_digest,
+    stack_frames,
+)
 from robopref.diagnosis.decisions import action_gaps, boundary_distances, greedy_actions, value_scale
 from robopref.diagnosis.directions import PrincipalDirections, StreamingDirections, fitting_rank, principal_directions
 from robopref.diagnosis.findings import CleanFindings, ConditionFindings, Played, Sensitivity
@@ -152,49 +159,53 @@ def measure_null(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
     clean: CleanFindings,
-    clean_traces: Sequence[EpisodeTrace],
+    clean_digests: Collection[bytes],
     plan: Plan,
     identity: str,
     advance: Advance,
 ) -> ConditionFindings:
-    """Independent episodes against the clean ones.
+    """Independent episodes against the clean ones, which are known by their ``episode_digest``.
 
     Those that repeat a clean one are counted and left out, unless all do.
     """
-    groups = duplicate_episodes([*clean_traces, *traces])
-    seen = {index - len(clean_traces) for group in groups if group[0] < len(clean_traces) for index in group}
-    fresh = [trace for index, trace in enumerate(traces) if index not in seen]
+    fresh = [trace for trace in traces if episode_digest(trace) not in clean_digests]
     played, sensitivity = _played_set(q_policy, fresh or traces, clean, plan, advance)
     played = replace(played, repeats=len(traces) - len(fresh) + (played.repeats if fresh else 0))
     none = np.zeros(0, np.int64)
     return ConditionFindings(identity, played, sensitivity, none, none, None, None)
 
 
-def measure_shift(
-    q_policy: QPolicy,
-    traces: Sequence[EpisodeTrace],
-    shift: Shift,
-    clean: CleanFindings,
-    clean_traces: Sequence[EpisodeTrace],
-    plan: Plan,
-    identity: str,
-    advance: Advance,
-) -> ConditionFindings:
-    """Episodes under a shift against the clean ones, and how often it flips the action in the clean states."""
-    played, sensitivity = _played_set(q_policy, traces, clean, plan, advance)
+def count_flips(
+    q_policy: QPolicy, shift: Shift, clean_traces: Sequence[EpisodeTrace], plan: Plan
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How often a shift flips the action in the clean states, and of how many, per episode: int64 [E] each."""
     kept, _ = distinct_episodes(clean_traces)
     selection = select_states([len(trace) for trace in kept], plan.max_states)
-    flips, counts = [], []
+    flips = []
     for trace, steps in zip(kept, selection.steps, strict=True):
         context = trace.context_at(steps)
         before = greedy_actions(q_policy, trace.states(steps), context=context)
         shifted = stack_frames(shift(trace.frames), trace.frame_stack, steps)
         after = greedy_actions(q_policy, shifted, context=context)
         flips.append(int((before != after).sum()))
-        counts.append(len(steps))
+    return np.array(flips), np.array([len(steps) for steps in selection.steps])
+
+
+def measure_shift(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    shift: Shift,
+    flips: tuple[NDArray[np.int64], NDArray[np.int64]],
+    clean: CleanFindings,
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+) -> ConditionFindings:
+    """Episodes under a shift against the clean ones; ``flips`` as ``count_flips`` gives them."""
+    played, sensitivity = _played_set(q_policy, traces, clean, plan, advance)
     frame = _newest(clean)
     example = np.stack([frame, shift(frame[None])[0]])
-    return ConditionFindings(identity, played, sensitivity, np.array(flips), np.array(counts), None, example)
+    return ConditionFindings(identity, played, sensitivity, *flips, None, example)
 
 
 def measure_attack(

@@ -18,10 +18,17 @@ from typing import Any
 import torch
 
 from robopref.diagnosis.assembling import Kind, MeasuredCondition, assemble
-from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, load_traces, save_traces
+from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, episode_digest, load_traces, save_traces
 from robopref.diagnosis.competence import Indifferent
 from robopref.diagnosis.findings import CleanFindings, ConditionFindings, KeptFindings, RandomFindings, identity_of
-from robopref.diagnosis.measuring import distinct_episodes, measure_attack, measure_clean, measure_null, measure_shift
+from robopref.diagnosis.measuring import (
+    count_flips,
+    distinct_episodes,
+    measure_attack,
+    measure_clean,
+    measure_null,
+    measure_shift,
+)
 from robopref.diagnosis.plan import Plan
 from robopref.diagnosis.results import Diagnosis, Subject, save_diagnosis
 from robopref.diagnosis.sources import EpisodeSource
@@ -133,34 +140,33 @@ class _Run:
 
     def _measure_clean(self, identity: str) -> CleanFindings:
         traces = self._play("clean", self._plan.clean_seed)
-        self._clean_traces = distinct_episodes(traces)[0]
-        if self._out is not None:
+        distinct = distinct_episodes(traces)[0]
+        if self._out is None:
+            self._clean_traces = distinct
+        else:
             (self._out / SETS).mkdir(parents=True, exist_ok=True)
-            save_traces(self._traces_path(), self._clean_traces)
+            save_traces(self._traces_path(), distinct)
         return measure_clean(self._policy, traces, self._plan, identity, self._advance("clean: gradients"))
 
     def _random(self, clean: CleanFindings, identity: str) -> RandomFindings:
-        n_actions = self._clean(clean)[0].q_values.shape[1]
-        traces = self._play("random", self._plan.random_seed, policy=Indifferent(n_actions))
-        return RandomFindings(identity, distinct_episodes(traces)[1])
+        player = Indifferent(clean.peak_q_values.shape[1])
+        return RandomFindings(
+            identity, distinct_episodes(self._play("random", self._plan.random_seed, policy=player))[1]
+        )
 
     def _null(self, clean: CleanFindings, identity: str) -> ConditionFindings:
+        digests = {episode_digest(trace) for trace in self._clean(clean)}
         traces = self._play("null", self._plan.null_seed)
         return measure_null(
-            self._policy, traces, clean, self._clean(clean), self._plan, identity, self._advance("null: gradients")
+            self._policy, traces, clean, digests, self._plan, identity, self._advance("null: gradients")
         )
 
     def _shift(self, name: str, shift: Shift, clean: CleanFindings, identity: str) -> ConditionFindings:
+        # Before it is played: the clean episodes and the shifted ones need not be in memory together.
+        flips = count_flips(self._policy, shift, self._clean(clean), self._plan)
         traces = self._play(name, self._plan.clean_seed, shift=shift)
         return measure_shift(
-            self._policy,
-            traces,
-            shift,
-            clean,
-            self._clean(clean),
-            self._plan,
-            identity,
-            self._advance(f"{name}: gradients"),
+            self._policy, traces, shift, flips, clean, self._plan, identity, self._advance(f"{name}: gradients")
         )
 
     def _attack(self, name: str, attack: Attack, clean: CleanFindings, identity: str) -> ConditionFindings:
@@ -225,14 +231,13 @@ class _Run:
             raise DiagnosisStopped
 
     def _clean(self, clean: CleanFindings) -> list[EpisodeTrace]:
-        """The clean episodes, from memory or disk."""
-        if self._clean_traces is None:
-            self._clean_traces = load_traces(self._traces_path())
-            if [trace.seed for trace in self._clean_traces] != clean.played.seeds.tolist():
-                raise RoboprefError(
-                    f"{self._traces_path()} does not belong to the clean set: remove {SETS} and repeat."
-                )
-        return self._clean_traces
+        """The clean episodes: from disk where there is one, so that they take no memory when they are not needed."""
+        if self._clean_traces is not None:
+            return self._clean_traces
+        traces = load_traces(self._traces_path())
+        if [trace.seed for trace in traces] != clean.played.seeds.tolist():
+            raise RoboprefError(f"{self._traces_path()} does not belong to the clean set: remove {SETS} and repeat.")
+        return traces
 
     def _traces_path(self) -> Path:
         assert self._out is not None  # without a directory the traces are in memory
