@@ -100,7 +100,8 @@ def test_the_robust_radius_and_exploration_move_as_told():
         trainer.step = step
         told.append((trainer.robust_radius(), trainer.exploration()))
     radii, exploration = zip(*told, strict=True)
-    assert radii == pytest.approx([0, 0, 0.25, 0.5, 0.5])
+    # geometric: half of the way is two of the four decades
+    assert radii == pytest.approx([0, 0.5e-4, 0.5e-2, 0.5, 0.5])
     assert exploration == pytest.approx([0.8, 0.642, 0.247, 0.01, 0.01])
 
 

@@ -38,12 +38,15 @@ class TrainDqn:
     """Certified training: the SA-DQN regulariser over interval bounds (see --kappa and --radius)."""
     kappa: float = CERTIFIED_KAPPA
     """Weight of the robust regulariser."""
+    hinge: float = 1.0
+    """Margin between the best action and its rivals beyond which robustness earns nothing: of the order of the action
+    gaps that the game itself makes, or the regulariser outbids it and the policy becomes constant."""
     radius: float = 1.0
     """Radius of the robust regulariser in grey levels of 0..255, reached smoothly."""
     robust_start: int = 0
     """Step at which the radius begins to grow."""
     robust_ramp: int = 100_000
-    """Steps that it takes to grow."""
+    """Steps that it takes to grow, by the same factor at each, from a ten-thousandth."""
     init: Path | None = None
     """Start from the weights of this checkpoint instead of random ones."""
     num_envs: int = 8
@@ -159,6 +162,7 @@ def _settings(config: TrainDqn) -> DQNSettings:
         learner=LearnerSettings(
             learning_rate=config.learning_rate,
             kappa=config.kappa if config.robust else 0.0,
+            hinge=config.hinge,
             mixed_precision=config.mixed_precision,
             compile=config.compile,
         ),

@@ -35,8 +35,8 @@ def margin_upper_bounds(network: QNetwork, pixels: Tensor, actions: Tensor, epsi
         raise RoboprefError(f"the radius must not be negative, got {epsilon}.")
     # bfloat16 has steps of 1/256 between 1/2 and 1: a box of that size would be rounded away, or doubled.
     pixels = pixels if pixels.dtype == torch.float64 else pixels.float()
-    lower, upper = (pixels - epsilon).clamp(min=0), (pixels + epsilon).clamp(max=1)
-    centre, radius = (upper + lower) / 2, (upper - lower) / 2
+    lower, upper = (pixels - epsilon).clamp_(min=0), (pixels + epsilon).clamp_(max=1)
+    centre, radius = (upper + lower).mul_(0.5), upper.sub_(lower).mul_(0.5)
     last = network.advantage[-1]
     for layer in (*network.features, *list(network.advantage)[:-1]):
         centre, radius = _through(layer, centre, radius)
@@ -66,6 +66,8 @@ def _through(layer: nn.Module, centre: Tensor, radius: Tensor) -> tuple[Tensor, 
     if isinstance(layer, nn.Linear):
         return layer(centre), functional.linear(radius, layer.weight.abs())
     if isinstance(layer, nn.ReLU):
+        # Under autocast both come in bfloat16, each with its own exponent; their sum would swallow a small radius.
+        centre, radius = (part if part.dtype == torch.float64 else part.float() for part in (centre, radius))
         upper, lower = torch.relu(centre + radius), torch.relu(centre - radius)
         return (upper + lower) / 2, (upper - lower) / 2
     if isinstance(layer, nn.Flatten):

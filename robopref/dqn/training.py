@@ -9,7 +9,6 @@ from by their sign; scores are counted as the game gives them.
 from __future__ import annotations
 
 import ast
-import math
 import os
 import pickle
 import time
@@ -30,6 +29,7 @@ from robopref.errors import RoboprefError
 from robopref.policies.q_network import QNetwork
 
 _RECENT_EPISODES = 20
+_FIRST_RADIUS = 1e-4  # of the radius at the end
 
 Log = Callable[[Mapping[str, float], int], None]
 
@@ -55,8 +55,8 @@ class DQNSettings:
         epsilon_steps: see ``epsilon_end``.
         exploration_mu: exponent of the durations of exploration; infinity: single random actions.
         robust_radius: radius of the robust regulariser at the end, in pixel values of [0, 1] (used if kappa > 0).
-        robust_start: step at which the radius begins to grow from 0.
-        robust_ramp: steps that it takes to grow, smoothly.
+        robust_start: step from which on there is a radius, at first a ten-thousandth of ``robust_radius``.
+        robust_ramp: steps that it takes to grow, by the same factor at every step.
         learner: how a batch becomes an update.
         seed: of everything.
 
@@ -186,10 +186,14 @@ class DQNTrainer:
         return s.epsilon_start + share * (s.epsilon_end - s.epsilon_start)
 
     def robust_radius(self) -> float:
-        """Radius of the robust regulariser at the present step: a smooth rise, flat at both ends."""
+        """Radius of the robust regulariser at the present step: 0, then geometric growth over four decades.
+
+        The interval bounds of an ordinary network are loose by orders of magnitude. Where the radius grows linearly,
+        it leaps over all of them in the first few updates, and the network gives up the game to make them hold.
+        """
         s = self.settings
-        share = min(1.0, max(0.0, (self.step - s.robust_start) / s.robust_ramp))
-        return s.robust_radius * (1 - math.cos(math.pi * share)) / 2
+        share = (self.step - s.robust_start) / s.robust_ramp
+        return 0.0 if share < 0 else s.robust_radius * _FIRST_RADIUS ** (1 - min(1.0, share))
 
     def save(self, path: Path, fingerprint: str) -> None:
         """Write everything needed to go on; ``path`` holds the old state until the new one is complete."""
