@@ -51,6 +51,12 @@ class PolicyRunner:
             )
         self._policy, self._space = policy, action_space
 
+    def reset(self) -> None:
+        """What was planned for earlier observations is dropped; for policies that have such plans and a ``reset``."""
+        reset = getattr(self._policy, "reset", None)
+        if callable(reset):
+            reset()
+
     def __call__(self, observation: Observation, instruction: str) -> NDArray[np.float32]:
         """The policy's action [A] now, clipped to the action space."""
         batch = {name: np.asarray(value)[None] for name, value in observation.items()}

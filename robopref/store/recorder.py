@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic_ns
 from typing import Any
 
@@ -37,6 +37,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         operator_id: who watches, or who demonstrates.
         extra: JSON-compatible values to keep with each episode.
         actor: who acts when there is no operator in the environment.
+        extra_at_end: called when an episode ends, for values to keep with it beside ``extra``.
 
     Raises:
         RoboprefError: from ``step`` and ``reset``, what the store cannot keep (see ``EpisodeWriter.append``).
@@ -53,6 +54,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         operator_id: str = "",
         extra: Mapping[str, Any] | None = None,
         actor: Actor = Actor.EXPERT,
+        extra_at_end: Callable[[], Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(env)
         self.store = store
@@ -62,6 +64,8 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self.operator_id = operator_id
         self.extra = dict(extra or {})
         self.actor = actor
+        self.extra_at_end = extra_at_end
+        self._amended = False
         self._writer: EpisodeWriter | None = None
         self._info: EpisodeInfo | None = None  # of the episode that was reset to
         self._observation: dict[str, NDArray[Any]] = {}
@@ -84,7 +88,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         )
         self._observation = _by_key(observation)
         self._judgement = None
-        self._success = False
+        self._success = self._amended = False
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -145,13 +149,22 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if self._writer.steps == 0:
             with self._writer:  # its first step was refused: leaves nothing behind
                 pass
-        elif self._judgement is OperatorEvent.DISCARD:
+            self._writer = None
+            return
+        self._amend_at_end()
+        if self._judgement is OperatorEvent.DISCARD:
             self._writer.discard(final_observation)
         elif self._judgement is not None:
             self._writer.finish(_JUDGEMENTS[self._judgement], final_observation)
         else:
             self._writer.finish(Outcome.SUCCESS if self._success else otherwise, final_observation)
         self._writer = None
+
+    def _amend_at_end(self) -> None:
+        if self.extra_at_end is None or self._writer is None or self._amended:
+            return
+        self._writer.amend(extra={**self._writer.info.extra, **self.extra_at_end()})
+        self._amended = True  # when finishing fails for want of room it is tried again, and this is done
 
 
 def _by_key(observation: Any) -> dict[str, NDArray[Any]]:
