@@ -22,6 +22,7 @@ from robopref.cli.quickstart import Quickstart, run_quickstart
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
 from robopref.cli.report import Report, run_report
+from robopref.cli.teleop import Teleop, run_teleop
 from robopref.cli.train import Train, run_train
 from robopref.cli.train_dqn import TrainDqn, run_train_dqn
 from robopref.errors import RoboprefError
@@ -46,6 +47,7 @@ Command = (
     | Annotated[Train, subcommand("train")]
     | Annotated[TrainDqn, subcommand("train-dqn")]
     | Annotated[Collect, subcommand("collect")]
+    | Annotated[Teleop, subcommand("teleop")]
     | Annotated[Relabel, subcommand("relabel")]
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
@@ -74,6 +76,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Train: run_train,
     TrainDqn: run_train_dqn,
     Collect: run_collect,
+    Teleop: run_teleop,
     Relabel: run_relabel,
     Refine: run_refine,
     Evaluate: run_evaluate,

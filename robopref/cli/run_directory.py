@@ -74,11 +74,13 @@ def start_run(
     resume: bool,
     identity: dict[str, str] | None = None,
     extendable: tuple[str, ...] = (),
+    changeable: tuple[str, ...] = (),
 ) -> None:
     """Claim ``out`` for this command and save its resolved configuration there.
 
     ``identity`` holds content hashes of what the configuration only names (the policy, the data): a run goes on only
-    with the same content. Settings in ``extendable`` may be raised when it goes on, and are saved anew then.
+    with the same content. Settings in ``extendable`` may be raised when it goes on, and are saved anew then; those in
+    ``changeable`` may differ, because the results do not depend on them.
 
     Raises:
         RoboprefError: ``out`` holds an earlier run and ``resume`` is off, or that run had another configuration.
@@ -92,7 +94,8 @@ def start_run(
             raise RoboprefError(f"{out} holds an earlier run: add --resume to go on with it, or choose another --out.")
         settings = earlier.get("config", {})
         raised = [k for k in extendable if k in settings and resolved[k] > settings[k]]
-        changed = [k for k in resolved if settings.get(k) != resolved[k] and k not in raised]
+        may_differ = {*raised, *changeable}
+        changed = [k for k in resolved if settings.get(k) != resolved[k] and k not in may_differ]
         if earlier.get("command") != command or changed:
             what = f"other settings ({', '.join(changed)})" if changed else f"the command {earlier.get('command')!r}"
             raise RoboprefError(f"{out} was started with {what}: repeat it as it was, or choose another --out.")

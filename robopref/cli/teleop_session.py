@@ -1,0 +1,158 @@
+"""The control loop of a session with an operator: it owns time, and everything else comes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from robopref.cli.teleop_worlds import World
+from robopref.envs.intervention import InterventionEnv
+from robopref.human_io.handover import State
+from robopref.human_io.pacing import Jitter, Pacer
+from robopref.human_io.station_operator import StationOperator
+from robopref.protocols import OPERATOR_EVENT, STEP_RECORD, Operator, OperatorEvent
+from robopref.store.recorder import RecordEpisodes
+from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor, Outcome
+
+DISCARDED = "discarded"
+
+
+@dataclass
+class SessionSummary:
+    """What came of a session, as far as it got: counts over its episodes, discarded ones included."""
+
+    episodes: int = 0
+    steps: int = 0
+    human_steps: int = 0
+    takeovers: int = 0
+    seconds: float = 0.0
+    outcomes: dict[str, int] = field(default_factory=lambda: {o.value: 0 for o in Outcome} | {DISCARDED: 0})
+    worst_jitter: Jitter = field(default_factory=Jitter)
+
+    @property
+    def human_share(self) -> float:
+        """Share of the steps that the operator drove, in [0, 1]."""
+        return self.human_steps / self.steps if self.steps else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self) | {"human_share": self.human_share}
+
+
+class TeleopSession:
+    """Plays episodes at a fixed rate under an operator, every step recorded.
+
+    Args:
+        world: what is played.
+        operator: who watches; a ``StationOperator`` is also told of the session, and may pause it.
+        store: where to.
+        pacer: the clock.
+        on_scene: called when the world has changed, to have it shown; it must not take time.
+        should_stop: whether to end, at the next tick if the operator is a person, else after the episode.
+        extra: values to keep with each episode.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        operator: Operator,
+        store: EpisodeStore,
+        pacer: Pacer,
+        *,
+        on_scene: Callable[[], None] = lambda: None,
+        should_stop: Callable[[], bool] = lambda: False,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.summary = SessionSummary()
+        self._world, self._operator, self._store, self._pacer = world, operator, store, pacer
+        self._station = operator if isinstance(operator, StationOperator) else None
+        self._on_scene, self._should_stop = on_scene, should_stop
+        self._env = RecordEpisodes(
+            InterventionEnv(world.env, operator),
+            store,
+            task=world.task,
+            policy_id=world.policy_id,
+            operator_id=operator.operator_id,
+            extra={**world.extra, **(extra or {}), "hz": pacer.hz},
+            extra_at_end=lambda: {"jitter": pacer.jitter().to_json()},
+        )
+
+    def run(self, seeds: Sequence[int], *, planned: int) -> bool:
+        """One episode for each seed, the last of ``planned`` -> False when it was stopped before the end."""
+        for number, seed in enumerate(seeds, start=planned - len(seeds) + 1):
+            if self._stopping():
+                return False
+            self._tell(episode=number, episodes_planned=planned)
+            self._episode(seed)
+        return not self._stopping()
+
+    def close(self) -> None:
+        """Keep a running episode as aborted, and free the environment."""
+        self._env.close()
+
+    def _stopping(self) -> bool:
+        return self._should_stop() or (self._station is not None and self._station.stop_requested)
+
+    def _tell(self, **changes: Any) -> None:
+        if self._station is not None:
+            self._station.session = replace(self._station.session, **changes)
+
+    def _episode(self, seed: int) -> None:
+        instruction = self._world.instruction(seed)
+        self._env.instruction = instruction
+        self._tell(instruction=instruction)
+        observation, _ = self._env.reset(seed=seed)
+        self._world.runner.reset()
+        self._on_scene()
+        self._pacer.start()
+        actors: list[Actor] = []
+        segments: set[int] = set()
+        tick = 0
+        while True:
+            self._pacer.wait()
+            tick += 1
+            if tick % round(max(1.0, self._pacer.hz)) == 0:
+                self._tell(jitter_p99_ms=self._pacer.jitter().p99_ms)
+            if self._should_stop() and self._station is not None:
+                self._station.request_stop()
+            if self._waits():
+                continue
+            if self._station is not None and self._station.state is not State.AUTONOMOUS:
+                # While others drive, what the policy proposes comes from what is seen now, and so does the first
+                # action after they hand back: never from a plan that was made before they took over.
+                self._world.runner.reset()
+            action = self._world.runner(observation, instruction)
+            observation, _, terminated, truncated, info = self._env.step(action)
+            self._on_scene()
+            if (record := info.get(STEP_RECORD)) is not None:
+                actors.append(record["actor"])
+                segments.add(record["segment_id"])
+            if terminated or truncated:
+                break
+        self._count(actors, len(segments - {-1}), info)
+
+    def _waits(self) -> bool:
+        """Whether the operator has paused; the device is read here then, because no step asks for it."""
+        station = self._station
+        return station is not None and station.state is State.PAUSED and station.poll() is State.PAUSED
+
+    def _count(self, actors: Sequence[Actor], takeovers: int, info: dict[str, Any]) -> None:
+        if not actors:
+            return
+        summary, jitter = self.summary, self._pacer.jitter()
+        summary.episodes += 1
+        summary.steps += len(actors)
+        summary.human_steps += actors.count(Actor.HUMAN)
+        summary.takeovers += takeovers
+        summary.seconds += len(actors) / self._pacer.hz
+        if jitter.p99_ms >= summary.worst_jitter.p99_ms:
+            summary.worst_jitter = jitter
+        summary.outcomes[self._outcome(info)] += 1
+        self._tell(outcomes=tuple(summary.outcomes.items()), jitter_p99_ms=jitter.p99_ms)
+
+    def _outcome(self, info: dict[str, Any]) -> str:
+        if info.get(OPERATOR_EVENT) is OperatorEvent.DISCARD:
+            return DISCARDED
+        return self._store.info(info["episode_id"]).outcome.value
