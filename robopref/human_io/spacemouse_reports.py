@@ -1,10 +1,10 @@
 """What a SpaceMouse says over USB: reports of a few bytes, in two layouts.
 
 Report 1 is the translation x, y, z, report 2 the rotation about x, y, z, three little-endian int16 each
-(SpaceNavigator, SpaceMouse Compact and Pro); newer and wireless devices put all six into report 1. Report 3 is a bit mask of the
-buttons. Everything else (battery, displays) is none of an operator's business. The device's x is to the right, its y
-towards the user and its z down; the axes here are right, forward and up, and the right-handed rotations about them. Raw
-values reach about 350.
+(SpaceNavigator, SpaceMouse Compact and Pro); newer and wireless devices put all six into report 1. Report 3 is a bit
+mask of the buttons. Everything else (battery, displays) is none of an operator's business. The device's x is to the
+right, its y towards the user and its z down; the axes here are right, forward and up, and the right-handed rotations
+about them. Raw values reach about 350.
 """
 
 from __future__ import annotations
