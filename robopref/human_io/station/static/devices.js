@@ -1,0 +1,168 @@
+// Keyboard and gamepad: what is held down now. Whenever in doubt, nothing is.
+
+const RESTING = Object.freeze({ keys: [], axes: [], buttons: [], device: "" });
+const STANDARD_TRIGGERS = [6, 7]; // analog buttons of a standard gamepad; they follow its four stick axes as axes
+const MAX_AXES = 32;
+const MAX_BUTTONS = 64;
+
+/** Keys of the element that has the focus are its own: Space and Enter press a button, letters go into a field. */
+function belongsToElement(event) {
+  const element = event.target;
+  if (!(element instanceof Element)) return false;
+  if (element.closest("input, select, textarea")) return true;
+  return element.closest("button, a[href], summary") !== null && ["Space", "Enter", "NumpadEnter"].includes(event.code);
+}
+
+export class Keyboard {
+  #held = new Set();
+  #isMapped;
+  #changed;
+
+  /** `isMapped(code)` says whether a key means something, `changed()` is called whenever what is held changes. */
+  constructor(isMapped, changed) {
+    this.#isMapped = isMapped;
+    this.#changed = changed;
+    window.addEventListener("keydown", (event) => this.#down(event));
+    window.addEventListener("keyup", (event) => this.#up(event));
+  }
+
+  get held() {
+    return [...this.#held];
+  }
+
+  clear() {
+    if (this.#held.size === 0) return;
+    this.#held.clear();
+    this.#changed();
+  }
+
+  #down(event) {
+    if (event.isComposing || belongsToElement(event) || document.querySelector("dialog[open]")) return;
+    if (!this.#isMapped(event.code) || this.#isShortcut(event)) return;
+    event.preventDefault(); // arrows would scroll the picture away
+    if (event.repeat || this.#held.has(event.code)) return;
+    this.#held.add(event.code);
+    this.#changed(event);
+  }
+
+  #up(event) {
+    // A Mac does not report keys that are released while its command key is held.
+    if (event.key === "Meta") this.clear();
+    if (this.#held.delete(event.code)) {
+      event.preventDefault();
+      this.#changed(event);
+    }
+  }
+
+  /** Ctrl+R and the like are the browser's, unless that modifier itself drives. */
+  #isShortcut(event) {
+    const held = (...codes) => codes.some((code) => code === event.code || this.#held.has(code));
+    return (
+      (event.ctrlKey && !held("ControlLeft", "ControlRight")) ||
+      (event.altKey && !held("AltLeft", "AltRight")) ||
+      (event.metaKey && !held("MetaLeft", "MetaRight"))
+    );
+  }
+}
+
+/** The gamepad that was touched last, read whenever asked. */
+export class Gamepads {
+  #index = null;
+
+  /** The state of the pad now, or null where there is none. */
+  read() {
+    const pads = [...navigator.getGamepads()].filter((pad) => pad?.connected);
+    const touched = pads.find((pad) => pad.buttons.some((button) => button.pressed));
+    let pad = pads.find((candidate) => candidate.index === this.#index);
+    if (touched && !(pad && pad.buttons.some((button) => button.pressed))) pad = touched;
+    pad ??= pads[0];
+    this.#index = pad?.index ?? null;
+    return pad ? stateOf(pad) : null;
+  }
+}
+
+function stateOf(pad) {
+  const standard = pad.mapping === "standard";
+  const triggers = standard ? STANDARD_TRIGGERS.map((i) => pad.buttons[i]?.value ?? 0) : [];
+  const sticks = standard ? pad.axes.slice(0, 4) : pad.axes;
+  const axes = [...sticks, ...triggers].slice(0, MAX_AXES);
+  return {
+    axes: axes.map((value) => Math.round(Math.max(-1, Math.min(1, Number(value) || 0)) * 1000) / 1000),
+    buttons: pad.buttons.flatMap((button, i) => (button.pressed && i < MAX_BUTTONS ? [i] : [])),
+    device: [...pad.id].filter((letter) => letter >= " " && letter <= "~").join("").slice(0, 100) || "gamepad",
+  };
+}
+
+/** Everything that the operator's hands are doing, in one state, and none of it when the page is not in front. */
+export class Hands {
+  #keyboard;
+  #gamepads = new Gamepads();
+  #extraKeys = new Set(); // keys that stand for buttons held on the screen
+  #changed;
+  #last = JSON.stringify(RESTING);
+  away = document.hasFocus() ? "" : "this window is not in front";
+
+  constructor(isMapped, changed) {
+    this.#changed = changed;
+    this.#keyboard = new Keyboard(isMapped, (event) => this.#maybe(event));
+    const leave = (why) => () => this.#leave(why);
+    window.addEventListener("blur", leave("this window is not in front"));
+    window.addEventListener("pagehide", leave("this page was left"));
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) this.#leave("this tab is hidden");
+      else this.#comeBack();
+    });
+    window.addEventListener("focus", () => this.#comeBack());
+    window.addEventListener("gamepaddisconnected", () => this.#maybe());
+    window.addEventListener("gamepadconnected", () => this.#maybe());
+    const poll = () => {
+      this.#maybe();
+      requestAnimationFrame(poll);
+    };
+    requestAnimationFrame(poll);
+  }
+
+  /** What is held now. */
+  state() {
+    if (this.away || document.hidden || document.querySelector("dialog[open]")) return RESTING;
+    const pad = this.#gamepads.read();
+    return { ...RESTING, ...pad, keys: [...new Set([...this.#keyboard.held, ...this.#extraKeys])] };
+  }
+
+  /** Name of the gamepad, empty without one. */
+  get device() {
+    return this.#gamepads.read()?.device ?? "";
+  }
+
+  hold(code, down) {
+    if (down) this.#extraKeys.add(code);
+    else this.#extraKeys.delete(code);
+    this.#maybe();
+  }
+
+  /** Let go of everything. */
+  release() {
+    this.#extraKeys.clear();
+    this.#keyboard.clear();
+    this.#maybe();
+  }
+
+  #leave(why) {
+    this.away = why;
+    this.release();
+    this.#maybe();
+  }
+
+  #comeBack() {
+    if (!document.hidden) this.away = "";
+    this.#maybe();
+  }
+
+  #maybe(event) {
+    const state = this.state();
+    const text = JSON.stringify(state);
+    if (text === this.#last) return;
+    this.#last = text;
+    this.#changed(state, event);
+  }
+}
