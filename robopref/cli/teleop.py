@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from robopref.cli.teleop_session import SessionSummary
     from robopref.cli.teleop_worlds import World
     from robopref.human_io.readings import InputSource
+    from robopref.protocols import Operator
 
-_SURROUNDINGS = ("host", "port", "tls_cert", "tls_key", "insist", "open_browser", "camera_size", "mapping")
+_SURROUNDINGS = ("host", "port", "tls_cert", "tls_key", "insist", "open_browser", "camera_size", "cameras", "mapping")
 """Settings that may differ when a session goes on: they are not in the data."""
 
 
@@ -62,6 +65,8 @@ class Teleop:
     """Open the page in this machine's browser; its address is printed in any case."""
     camera_size: int = 480
     """Pixels a side of the picture that the operator sees."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the robot's scene that are shown; unset shows the task's own."""
     mapping: Path | None = None
     """File of the keys, buttons and axes; unset takes one per device and kind of task in the user's configuration."""
     image: bool = True
@@ -104,13 +109,15 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
     infos = [store.info(i) for i in store.episode_ids()]
     # An episode that was cut off stays in the data; its seed is played again all the same.
     done = {info.seed for info in infos if info.outcome is not Outcome.ABORTED}
-    operator = _make_operator(config, world, hz, source)
-    with graceful_interrupt() as interrupt:
+    with ExitStack() as stack, graceful_interrupt() as interrupt:
+        operator, on_scene, on_tick = _staff(config, world, hz, source, stack)
         session = TeleopSession(
             world,
             operator,
             store,
             Pacer(hz),
+            on_scene=on_scene,
+            on_tick=on_tick,
             should_stop=interrupt,
             extra={"operator": _operator_settings(config)},
         )
@@ -136,26 +143,52 @@ def _make_world(config: Teleop) -> World:
     )
 
 
-def _make_operator(config: Teleop, world: World, hz: float, source: InputSource | None) -> Any:
-    from robopref.human_io.mapping_defaults import default_mapping
+def _staff(
+    config: Teleop, world: World, hz: float, source: InputSource | None, stack: ExitStack
+) -> tuple[Operator, Callable[[], None], Callable[[], None]]:
+    """The operator, what to do when the world has changed, and what to do at every tick."""
+    from robopref.cli.teleop_mapping import choose_mapping
     from robopref.human_io.scripted import ScriptedOperator
     from robopref.human_io.station_operator import StationConfig, StationOperator
 
-    if config.operator == "scripted" and source is None:
+    if config.operator == "scripted":
         if config.game is not None:
             raise RoboprefError("a game has no expert for the scripted operator to act as: choose another --operator.")
         task: Any = world.env.unwrapped
-        return ScriptedOperator(task.make_expert(), task.progress, config.script)
-    assert source is not None
-    station = StationConfig(
+        return ScriptedOperator(task.make_expert(), task.progress, config.script), _nothing, _nothing
+    settings = StationConfig(
         hz=hz,
         hold_to_run=config.hold_to_run,
         abort_after=config.abort_after,
         ramp=config.ramp,
         autostart=config.autostart,
     )
-    mapping = default_mapping(config.operator, world.layout.labels, discrete=world.layout.discrete)
-    return StationOperator(source, mapping, world.layout, station)
+    mapping, default, path = choose_mapping(config.operator, world.layout, config.mapping)
+    if source is not None:
+        return StationOperator(source, mapping, world.layout, settings), _nothing, _nothing
+
+    from robopref.cli.teleop_scenes import make_scene
+    from robopref.cli.teleop_station import Station, StationPlan, station_context
+    from robopref.human_io.station.listening import Listening
+
+    listening = Listening(config.host, config.port, config.tls_cert, config.tls_key, config.insist)
+    context = station_context()
+    scene = make_scene(world.env, context, config.camera_size, config.cameras)
+    plan = StationPlan(config.operator, mapping, default, path, listening, config.open_browser)
+    station = Station(plan, scene, context)
+    stack.callback(station.close)
+    if station.notice:
+        console.print(station.notice)
+    operator = StationOperator(station.source, mapping, world.layout, settings)
+
+    def adopt_mapping() -> None:
+        operator.mapping = station.new_mapping() or operator.mapping
+
+    return operator, scene.capture if scene is not None else _nothing, adopt_mapping
+
+
+def _nothing() -> None:
+    """Where there is nothing to do."""
 
 
 def _operator_settings(config: Teleop) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class TeleopSession:
         store: where to.
         pacer: the clock.
         on_scene: called when the world has changed, to have it shown; it must not take time.
+        on_tick: called at every tick, likewise.
         should_stop: whether to end, at the next tick if the operator is a person, else after the episode.
         extra: values to keep with each episode.
     """
@@ -62,13 +63,14 @@ class TeleopSession:
         pacer: Pacer,
         *,
         on_scene: Callable[[], None] = lambda: None,
+        on_tick: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
         extra: dict[str, Any] | None = None,
     ) -> None:
         self.summary = SessionSummary()
         self._world, self._operator, self._store, self._pacer = world, operator, store, pacer
         self._station = operator if isinstance(operator, StationOperator) else None
-        self._on_scene, self._should_stop = on_scene, should_stop
+        self._on_scene, self._on_tick, self._should_stop = on_scene, on_tick, should_stop
         self._env = RecordEpisodes(
             InterventionEnv(world.env, operator),
             store,
@@ -112,6 +114,7 @@ class TeleopSession:
         tick = 0
         while True:
             self._pacer.wait()
+            self._on_tick()
             tick += 1
             if tick % round(max(1.0, self._pacer.hz)) == 0:
                 self._tell(jitter_p99_ms=self._pacer.jitter().p99_ms)
