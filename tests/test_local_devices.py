@@ -402,7 +402,7 @@ def test_a_pad_with_a_window_is_silent_in_the_background(pads, opened):
     until(lambda: source.read().axes[:1] == (1,), "the stick")
     settle(source)
     reading = source.read()
-    assert mapping.command(reading, ROBOT).tolist() == [1, 1, 0, 0]
+    assert mapping.command(reading, ROBOT).tolist() == [-1, 1, 0, 0]
     assert mapping.controls(reading) == {Control.TAKE_OVER}
     post(pygame.WINDOWFOCUSLOST)
     settle(source)
@@ -427,7 +427,7 @@ def test_a_spacemouse_comes_with_a_window(opened, monkeypatch):
     mapping = default_mapping("spacemouse", ROBOT)
     reading = source.read()
     assert mapping.controls(reading) == {Control.TAKE_OVER}
-    assert mapping.command(reading, ROBOT).tolist() == [1, 0, 0, 0]
+    assert mapping.command(reading, ROBOT).tolist() == [0, 1, 0, 0]
     bare = opened("spacemouse", window=False)
     assert bare.axis_names[0] == "right"
 
@@ -482,7 +482,7 @@ def test_of_two_sources_the_older_sign_of_life_counts():
 def test_the_help_says_what_to_press():
     lines = help_lines(default_mapping("web", ROBOT))
     assert "take over: Space, button 5" in lines
-    assert "y: W / S, axis 1" in lines
+    assert "y: D / A, axis 0" in lines
     assert "gripper: C, button 7 / V, button 6" in lines
     pong = help_lines(default_mapping("keyboard", ("NOOP", "RIGHT", "LEFT"), discrete=True))
     assert "RIGHT: right, D, up, W" in pong

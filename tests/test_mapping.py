@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from robopref.envs.ale import AtariSpec, action_meanings
+from robopref.envs.registry import make_task
 from robopref.errors import RoboprefError
 from robopref.human_io.atari_actions import atari_action, parts_of
 from robopref.human_io.bindings import Binding
@@ -66,14 +67,14 @@ def held(*keys, axes=(), buttons=()):
     ("reading", "expected"),
     [
         (held(), [0, 0, 0, 0]),
-        (held("KeyD"), [1, 0, 0, 0]),
-        (held("KeyA", "KeyW"), [-1, 1, 0, 0]),
-        (held("KeyA", "KeyD", "KeyS"), [0, -1, 0, 0]),
+        (held("KeyD"), [0, 1, 0, 0]),  # to the right of a picture that looks the robot in the face
+        (held("KeyA", "KeyW"), [-1, -1, 0, 0]),
+        (held("KeyA", "KeyD", "KeyS"), [1, 0, 0, 0]),
         (held("KeyF", "KeyC"), [0, 0, -1, 1]),
         (held("KeyR", "KeyV"), [0, 0, 1, -1]),
-        (held(axes=(1, -1, 0, 1, 0, 0)), [1, 1, -1, 0]),  # the browser's sticks: down is positive
+        (held(axes=(1, -1, 0, 1, 0, 0)), [-1, 1, -1, 0]),  # the browser's sticks: down is positive
         (held(buttons=(7,)), [0, 0, 0, 1]),
-        (held("KeyD", axes=(1,)), [1, 0, 0, 0]),  # two devices together never ask for more than all
+        (held("KeyD", axes=(1,)), [0, 1, 0, 0]),  # two devices together never ask for more than all
     ],
 )
 def test_a_robot_follows_keyboard_and_gamepad(reading, expected):
@@ -85,9 +86,34 @@ def test_a_robot_follows_keyboard_and_gamepad(reading, expected):
 def test_a_spacemouse_moves_what_it_is_moved_along():
     mapping = default_mapping("spacemouse", SEVEN)
     command = mapping.command(held(axes=(1, -1, 1, 0.55, 0, -1), buttons=(1,)), SEVEN)
-    # pitch is about the axis to the right, roll about the one ahead; .55 is half way from the dead zone's edge at .1
-    assert command == pytest.approx([1, -1, 1, 0, 0.5, -1, -1])
+    # pulled towards the viewer (the robot's +x) and to the right (+y), lifted, tilted about the axis to the right (+y)
+    # by .55, which is half way from the dead zone's edge at .1, and turned clockwise
+    assert command == pytest.approx([1, 1, 1, 0, 0.5, -1, -1])
     assert mapping.controls(held("Space")) == {Control.TAKE_OVER}  # the other hand's keyboard
+
+
+@pytest.mark.parametrize("task", ["peg-insert-side", "fetch-push"])
+def test_the_keys_follow_the_picture(task):
+    """D moves to the right of the picture, S towards the viewer, R up, as the task's own camera sees the directions."""
+    if task.startswith("fetch"):
+        pytest.importorskip("gymnasium_robotics")
+    env = make_task(task, image=False)
+    env.reset(seed=0)
+    base = env.unwrapped
+    camera = base.data.camera(base.camera).xmat.reshape(
+        3, 3
+    )  # columns: the picture's right, its up, towards the viewer
+    right, up, towards = camera.T
+    if up[2] < 0:  # the picture of a camera that hangs upside down is turned
+        right, up = -right, -up
+    mapping = default_mapping("web", ROBOT)
+    for key, way in (("KeyD", right), ("KeyS", towards), ("KeyR", up)):
+        assert mapping.command(held(key), ROBOT)[:3] @ way > 0.6
+    for stick, way in ((0, right), (1, towards)):
+        axes = [0.0] * 6
+        axes[stick] = 1.0
+        assert mapping.command(held(axes=axes), ROBOT)[:3] @ way > 0.6
+    env.close()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -220,7 +246,7 @@ def test_a_game_without_up_goes_up_all_the_same():
 def test_every_action_of_every_game_can_be_played(full):
     """The actions are read from the emulator; what is pressed is built from the mapping's own bindings."""
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)
-    for game in ("pong", "freeway", "breakout", "qbert", "seaquest", "ms_pacman", "amidar", "enduro", "beam_rider"):
+    for game in ("pong", "freeway", "seaquest", "ms_pacman", "amidar"):
         assert roms.get_rom_path(game).is_file()
         labels = action_meanings(AtariSpec(game, full_action_set=full))
         for device in DEVICES:
@@ -281,42 +307,42 @@ def test_between_two_presses_there_is_a_release(levels):
 
 def test_rebinding_one_input():
     mapping = default_mapping("web", ROBOT)
-    other = mapping.rebind("action", "y", "KeyS", "ArrowDown")
+    other = mapping.rebind("action", "y", "KeyA", "ArrowDown")
     assert other.command(held("ArrowDown"), ROBOT).tolist() == [0, -1, 0, 0]
-    assert not other.command(held("KeyS"), ROBOT).any()
-    assert mapping.command(held("KeyS"), ROBOT).any()  # the old one is as it was
-    again = other.rebind("control", "stop", "Escape", "KeyS")  # which is free now
-    assert again.controls(held("KeyS")) == {Control.STOP}
-    assert again.rebind("action", "x", "axis:0", "axis:2").command(held(axes=(0, 0, -1)), ROBOT)[0] == -1
-    assert mapping.invert("y").command(held("KeyW", axes=(0, 1)), ROBOT).tolist() == [0, 0, 0, 0]
-    assert mapping.invert("y").command(held("KeyW"), ROBOT).tolist() == [0, -1, 0, 0]
+    assert not other.command(held("KeyA"), ROBOT).any()
+    assert mapping.command(held("KeyA"), ROBOT).any()  # the old one is as it was
+    again = other.rebind("control", "stop", "Escape", "KeyA")  # which is free now
+    assert again.controls(held("KeyA")) == {Control.STOP}
+    assert again.rebind("action", "y", "axis:0", "axis:2").command(held(axes=(0, 0, -1)), ROBOT)[1] == -1
+    assert mapping.invert("y").command(held("KeyA", axes=(1, 0)), ROBOT).tolist() == [0, 0, 0, 0]
+    assert mapping.invert("y").command(held("KeyA"), ROBOT).tolist() == [0, 1, 0, 0]
     assert mapping.bind("control", "pause", Binding("F9")).controls(held("F9")) == {Control.PAUSE}
-    assert not mapping.unbind("action", "x", "KeyD").command(held("KeyD"), ROBOT).any()
-    assert MappingRow("control", "stop", Binding("KeyS")) in set(again.rows())
+    assert not mapping.unbind("action", "y", "KeyD").command(held("KeyD"), ROBOT).any()
+    assert MappingRow("control", "stop", Binding("KeyA")) in set(again.rows())
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda m: m.rebind("action", "y", "KeyS", "KeyD"), r"KeyD means both x \(KeyD\) and y \(KeyD\)"),
-        (lambda m: m.rebind("action", "y", "KeyS", "Space"), "Space means both y .* and take_over"),
-        (lambda m: m.rebind("action", "y", "KeyW", "KeyS"), "KeyS means both y .* and y"),
-        (lambda m: m.bind("action", "z", Binding("axis:0+")), r"axis:0\+ means both x \(axis:0\) and z"),
+        (lambda m: m.rebind("action", "y", "KeyA", "KeyS"), r"KeyS means both x \(KeyS\) and y \(KeyS\)"),
+        (lambda m: m.rebind("action", "y", "KeyA", "Space"), "Space means both y .* and take_over"),
+        (lambda m: m.rebind("action", "y", "KeyA", "KeyD"), "KeyD means both y .* and y"),
+        (lambda m: m.bind("action", "z", Binding("axis:0+")), r"axis:0\+ means both y \(axis:0\) and z"),
         (
             lambda m: m.rebind("action", "y", "KeyT", "KeyU"),
-            "y is not bound to KeyT: it is bound to KeyW, KeyS, axis:1",
+            "y is not bound to KeyT: it is bound to KeyD, KeyA, axis:0",
         ),
         (
             lambda m: m.rebind("action", "yaw", "KeyQ", "KeyU"),
             "no input is bound to the action 'yaw'.* x, y, z, gripper",
         ),
         (lambda m: m.rebind("control", "halt", "KeyQ", "KeyU"), "no input is bound to the control 'halt'"),
-        (lambda m: m.rebind("action", "y", "KeyS", "s"), "'s' is no input.*did you mean KeyS"),
-        (lambda m: m.rebind("action", "y", "KeyS", "space"), "did you mean Space"),
-        (lambda m: m.rebind("action", "y", "KeyS", "ArowUp"), "did you mean ArrowUp"),
-        (lambda m: m.rebind("action", "y", "KeyS", "button:64"), "'button:64' is no input"),
-        (lambda m: m.rebind("action", "y", "KeyS", "button:07"), "'button:07' is no input"),
-        (lambda m: m.rebind("action", "y", "KeyS", "button:3+"), "is no input"),
+        (lambda m: m.rebind("action", "y", "KeyA", "s"), "'s' is no input.*did you mean KeyS"),
+        (lambda m: m.rebind("action", "y", "KeyA", "space"), "did you mean Space"),
+        (lambda m: m.rebind("action", "y", "KeyA", "ArowUp"), "did you mean ArrowUp"),
+        (lambda m: m.rebind("action", "y", "KeyA", "button:64"), "'button:64' is no input"),
+        (lambda m: m.rebind("action", "y", "KeyA", "button:07"), "'button:07' is no input"),
+        (lambda m: m.rebind("action", "y", "KeyA", "button:3+"), "is no input"),
         (lambda m: m.bind("control", "halt", Binding("KeyU")), "no control called 'halt': the controls are take_over"),
         (lambda m: m.unbind("control", "stop", "KeyU"), "stop is not bound to KeyU"),
         (lambda m: m.invert("yaw"), "no input is bound"),
@@ -382,7 +408,7 @@ def test_a_save_that_fails_leaves_the_old_mapping(tmp_path, monkeypatch):
         (lambda m: m | {"actions": {"x": [{"input": "W"}]}}, "did you mean KeyW"),
         (lambda m: m | {"actions": {"x": [{"input": "KeyD", "scale": 2}]}}, "the scale of KeyD is 2"),
         (lambda m: m | {"controls": {"jump": []}}, "no control called 'jump'"),
-        (lambda m: m | {"controls": {"stop": [{"input": "KeyD"}]}}, "KeyD means both x .* and stop"),
+        (lambda m: m | {"controls": {"stop": [{"input": "KeyD"}]}}, "KeyD means both y .* and stop"),
         (lambda m: [m], FORMAT),
     ],
 )

@@ -48,7 +48,7 @@ def test_what_the_operator_did_is_what_is_recorded(policy, tmp_path):
         if n == 14:
             return {"keys": {"Space"}}
         if 15 <= n < 40:
-            return {"keys": {"KeyD"}}
+            return {"keys": {"KeyS"}}
         if n == 40:
             return {"keys": {"KeyH"}}
         return {"clicked": ("success",)} if n == 51 else {}

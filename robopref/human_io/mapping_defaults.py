@@ -26,19 +26,21 @@ GRIPPER = "gripper"
 _ROLES = ("x", "y", "z", "roll", "pitch", "yaw", GRIPPER)
 _SPARE_KEYS = tuple((f"Digit{i}", f"Digit{(i + 1) % 10}") for i in (1, 3, 5, 7, 9))
 
-# Robot: one letter of a pair is the positive direction, the other the negative one; "-" before an axis inverts it.
+# One input of a pair is the positive direction, the other the negative one; "-" before an axis inverts it. The cameras
+# of all tasks here look the robot in the face, so that its x, which is forward for the robot, comes towards the viewer,
+# and its y goes to the right: keys and sticks follow the picture.
 _ROBOT: dict[str, dict[str, str]] = {
     "keyboard": {
-        "x": "KeyD KeyA", "y": "KeyW KeyS", "z": "KeyR KeyF",
+        "x": "KeyS KeyW", "y": "KeyD KeyA", "z": "KeyR KeyF",
         "roll": "KeyL KeyJ", "pitch": "KeyI KeyK", "yaw": "KeyQ KeyE", GRIPPER: "KeyC KeyV",
     },
     "gamepad": {
-        "x": "axis:0", "y": "-axis:1", "z": "-axis:3",
+        "x": "axis:1", "y": "axis:0", "z": "-axis:3",
         "roll": "button:15 button:14", "pitch": "button:12 button:13", "yaw": "-axis:2", GRIPPER: "button:7 button:6",
     },
     "spacemouse": {
-        "x": "axis:0", "y": "axis:1", "z": "axis:2",
-        "roll": "axis:4", "pitch": "axis:3", "yaw": "axis:5", GRIPPER: "button:0 button:1",
+        "x": "-axis:1", "y": "axis:0", "z": "axis:2",
+        "roll": "-axis:4", "pitch": "axis:3", "yaw": "axis:5", GRIPPER: "button:0 button:1",
     },
 }  # fmt: skip
 
