@@ -1,3 +1,4 @@
+import json
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ def test_everything_that_the_quickstart_needs_is_looked_at_and_found_here():
     assert {"Python", "off-screen rendering", "MUJOCO_GL=egl", "MUJOCO_GL=osmesa", "mujoco", "torch", "GPU"} <= set(
         checks
     )
-    assert {"ALE with games", "Weights & Biases", "input devices", "disk", "CPU"} <= set(checks)
+    assert {"ALE with games", "Weights & Biases", "gamepad", "SpaceMouse", "disk", "CPU"} <= set(checks)
     assert [check.name for check in checks.values() if check.verdict == "fail"] == []
     assert checks["mujoco"].found == "3.3.0"
     assert re.search(r"\(210, 160, 3\)", checks["ALE with games"].found)
@@ -97,6 +98,32 @@ def test_what_weights_and_biases_will_do(monkeypatch, tmp_path, environment, ver
     assert check.verdict == verdict
     assert says in check.found
     assert "0" * 40 not in check.found + check.advice
+
+
+def test_the_devices_of_an_operator(monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    answers = {module._LIST_GAMEPADS: ('["Pad [one]", "Pad two"]', ""), module._LIST_SPACEMICE: ("[]", "")}
+    monkeypatch.setattr(module, "_run_python", lambda code, **environment: answers[code])
+    checks = by_name(module._devices())
+    assert checks["gamepad"] == Check("gamepad", "ok", "Pad [one], Pad two")
+    assert (checks["SpaceMouse"].verdict, checks["SpaceMouse"].found) == ("note", "none plugged in")
+    assert checks["window for local devices"].verdict == "note"
+    answers[module._LIST_GAMEPADS] = ("", "ModuleNotFoundError: No module named 'pygame'")
+    answers[module._LIST_SPACEMICE] = ("", "exit status -11")
+    monkeypatch.setenv("DISPLAY", ":0")
+    checks = by_name(module._devices())
+    assert "robopref[devices]" in checks["gamepad"].advice
+    assert checks["SpaceMouse"].found == "exit status -11"
+    assert checks["window for local devices"].verdict == "ok"
+
+
+def test_the_probes_of_devices_run(monkeypatch):
+    """What is plugged into this machine is not known here, but that the real libraries are asked and answer is."""
+    for code in (module._LIST_GAMEPADS, module._LIST_SPACEMICE):
+        printed, error = module._run_python(code)
+        assert error == ""
+        assert isinstance(json.loads(printed), list)
 
 
 def test_a_check_that_breaks_is_reported_not_raised(monkeypatch, capsys):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Literal
 
 from rich.markup import escape
@@ -38,13 +37,36 @@ print(int(renderer.render().max()))
 _MAKE_GAME = (
     "import ale_py, gymnasium; gymnasium.register_envs(ale_py); print(gymnasium.make('ALE/Pong-v5').reset()[0].shape)"
 )
+_LIST_GAMEPADS = """
+import json, os
+os.environ.update(SDL_VIDEODRIVER="dummy", PYGAME_HIDE_SUPPORT_PROMPT="1")
+import pygame
+pygame.display.init()
+pygame.joystick.init()
+print(json.dumps([pygame.joystick.Joystick(i).get_name() for i in range(pygame.joystick.get_count())]))
+"""
+_LIST_SPACEMICE = """
+import json
+try:
+    import hidraw
+except ImportError:
+    import hid
+from robopref.human_io.spacemouse import find_spacemice, load_hidapi
+print(json.dumps([info.get("product_string") or "SpaceMouse" for info in find_spacemice(load_hidapi())]))
+"""
 _PINNED = {"mujoco": "3.3.0", "metaworld": "3.1.1"}
 _PACKAGES = (
     "torch", "numpy", "gymnasium", "mujoco", "metaworld", "ale-py", "stable-baselines3", "accelerate", "wandb",
-    "gymnasium-robotics", "transformers", "peft",
+    "aiohttp", "gymnasium-robotics", "pygame", "hidapi", "transformers", "peft",
 )  # fmt: skip
 _PROBE_SECONDS: float = 120
-_OPTIONAL = {"gymnasium-robotics": "fetch", "transformers": "vla", "peft": "vla"}
+_OPTIONAL = {
+    "gymnasium-robotics": "fetch",
+    "pygame": "devices",
+    "hidapi": "devices",
+    "transformers": "vla",
+    "peft": "vla",
+}
 
 
 @dataclass(frozen=True)
@@ -158,11 +180,25 @@ def _wandb() -> list[Check]:
 
 
 def _devices() -> list[Check]:
-    joysticks = sorted(path.name for path in Path("/dev/input").glob("js*")) if Path("/dev/input").is_dir() else []
-    found = ", ".join(joysticks) or "no gamepad"
-    drivers = [name for name in ("pygame", "hid") if importlib.util.find_spec(name)]
-    return [Check("input devices", "ok" if joysticks else "note", f"{found}; drivers: {', '.join(drivers) or 'none'}",
-                  "" if joysticks else "not needed: the scripted operator has no device")]  # fmt: skip
+    """What an operator could drive with; a page in a browser is always there."""
+    return [_device("gamepad", _LIST_GAMEPADS), _device("SpaceMouse", _LIST_SPACEMICE), _display()]
+
+
+def _device(what: str, code: str) -> Check:
+    """A kind of device, looked for in a process of its own: a driver that crashes is then an answer too."""
+    found, error = _run_python(code)
+    names = json.loads(found) if found.startswith("[") else []
+    if names:
+        return Check(what, "ok", ", ".join(names))
+    if "ModuleNotFoundError" in error:
+        return Check(what, "note", "its library is absent", 'pip install "robopref[devices]" if you have one')
+    return Check(what, "note", error or "none plugged in", "not needed: the operator's page has keys and gamepads")
+
+
+def _display() -> Check:
+    has = sys.platform == "win32" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return Check("window for local devices", "ok" if has else "note", "a display" if has else "no display",
+                 "" if has else "robopref teleop --operator web needs none here: open its page elsewhere")  # fmt: skip
 
 
 def _resources() -> list[Check]:
