@@ -2,11 +2,36 @@
 
 from time import monotonic_ns
 
-from robopref.human_io.readings import DeviceReading
+from robopref.human_io.bindings import Binding
+from robopref.human_io.mapping import Mapping
+from robopref.human_io.readings import Control, DeviceReading
+
+KEYS = Mapping(
+    {
+        "x": (Binding("KeyD"), Binding("KeyA", -1.0)),
+        "y": (Binding("KeyW"), Binding("KeyS", -1.0)),
+        "gripper": (Binding("KeyC"), Binding("KeyV", -1.0)),
+        "LEFT": (Binding("ArrowLeft"),),
+        "RIGHT": (Binding("ArrowRight"),),
+        "FIRE": (Binding("KeyF"),),
+    },
+    {
+        Control.TAKE_OVER: (Binding("Space"),),
+        Control.HAND_BACK: (Binding("KeyH"),),
+        Control.PAUSE: (Binding("KeyP"),),
+        Control.SUCCESS: (Binding("KeyY"),),
+        Control.FAILURE: (Binding("KeyN"),),
+        Control.DISCARD: (Binding("Delete"),),
+        Control.NEXT: (Binding("Enter"),),
+        Control.STOP: (Binding("Escape"),),
+    },
+    latched=frozenset({"gripper"}),
+)
+"""What the keys mean in these tests, whatever the defaults are."""
 
 
 class PlayedSource:
-    """Plays ``script(n) -> DeviceReading fields`` for its n-th reading, alive at every reading unless told otherwise."""
+    """Its n-th reading has the fields of ``script(n)``; it is alive at every reading unless told otherwise."""
 
     operator_id = "played"
     name = "played device"

@@ -73,7 +73,7 @@ class StationStatus:
         outcomes: how many finished episodes ended so: counts of success, failure, aborted and discarded.
         hold_to_run: true when the operator drives only while the take-over control is held, false when it toggles.
         proposed_action: what the policy proposes: one number per action dimension, or one index of a discrete action.
-        executed_action: what was executed at the tick before.
+        executed_action: what is executed at this tick.
         action_labels: names of the dimensions, or of the discrete actions.
         discrete: whether the actions are indices of ``action_labels``.
         instruction: what the policy was told.

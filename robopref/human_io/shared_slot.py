@@ -30,8 +30,8 @@ class SharedSlot:
     def __init__(self, context: SpawnContext, size: int) -> None:
         self.size = size
         self._memory: Any = context.RawArray("B", _HEAD.size + size)
-        self._number = 0  # of the message that was last put, or got
-        self._kept = b""
+        self._put_number = 0
+        self._got_number, self._kept = 0, b""
 
     def put(self, message: bytes | bytearray | memoryview) -> int:
         """Replace the message -> its number, counting from 1.
@@ -42,23 +42,23 @@ class SharedSlot:
         if len(message) > self.size:
             raise RoboprefError(f"a message of {len(message)} bytes does not fit into {self.size}.")
         view = memoryview(self._memory).cast("B")
-        self._number += 1
-        struct.pack_into("<Q", view, 0, self._number)
+        self._put_number += 1
+        struct.pack_into("<Q", view, 0, self._put_number)
         view[_HEAD.size : _HEAD.size + len(message)] = message
-        _HEAD.pack_into(view, 0, self._number, self._number, len(message), zlib.crc32(message))
-        return self._number
+        _HEAD.pack_into(view, 0, self._put_number, self._put_number, len(message), zlib.crc32(message))
+        return self._put_number
 
     def get(self) -> tuple[int, bytes]:
         """The newest whole message with its number; number 0 and no bytes before the first."""
         view = memoryview(self._memory).cast("B")
         for _ in range(_ATTEMPTS):
             begun, done, length, checksum = _HEAD.unpack_from(view, 0)
-            if begun == self._number:
+            if begun == self._got_number:
                 break
             if begun != done or length > self.size:
                 continue
             message = bytes(view[_HEAD.size : _HEAD.size + length])
             if zlib.crc32(message) == checksum and _HEAD.unpack_from(view, 0)[:2] == (begun, done):
-                self._number, self._kept = begun, message
+                self._got_number, self._kept = begun, message
                 break
-        return self._number, self._kept
+        return self._got_number, self._kept

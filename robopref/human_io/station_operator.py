@@ -218,12 +218,7 @@ class StationOperator(Operator):
 
     def poll(self) -> State:
         """Read the device, let it move the state, tell the operator -> who drives now."""
-        reading, liveness, heard = self._hear(self._clock())
-        for control in heard.controls:
-            self._obey(control)
-        self.state = next_state(self.state, heard.conditions)
-        self._reading = reading
-        self._explain(liveness)
+        self._advance()
         self._show()
         return self.state
 
@@ -237,18 +232,31 @@ class StationOperator(Operator):
         Raises:
             RoboprefError: the mapping does not fit the actions.
         """
-        episode = self._episode
-        episode.proposed = np.asarray(proposed_action)
-        current = episode.executed
-        state = self.poll()
+        self._episode.proposed = np.asarray(proposed_action)
+        self._advance()
+        command = self._decide()
+        self._show()
+        return command
+
+    def _advance(self) -> None:
+        reading, liveness, heard = self._hear(self._clock())
+        for control in heard.controls:
+            self._obey(control)
+        self.state = next_state(self.state, heard.conditions)
+        self._reading = reading
+        self._explain(liveness)
+
+    def _decide(self) -> OperatorCommand:
+        episode, state = self._episode, self.state
         if state is State.STOPPED:
+            episode.executed = self.layout.zero
             return OperatorCommand(Mode.STOP, event=episode.judgement)
         episode.ticks += 1
         if state is State.TAKEOVER:
             episode.takeovers += not episode.driving
             episode.driving = True
             episode.human_ticks += 1
-            episode.executed = self._drive(current)
+            episode.executed = self._drive(episode.executed)
             return OperatorCommand(Mode.TAKE_OVER, episode.executed)
         episode.target = None
         if state is State.AUTONOMOUS:
