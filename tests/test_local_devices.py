@@ -16,11 +16,13 @@ from robopref.human_io.combined import CombinedSource
 from robopref.human_io.devices import LOCAL_DEVICES, open_device
 from robopref.human_io.frames import FrameSlot
 from robopref.human_io.gamepad import Gamepad
+from robopref.human_io.key_codes import CODE_OF_SCANCODE
 from robopref.human_io.keyboard import KeyboardWindow
 from robopref.human_io.mapping import Mapping
 from robopref.human_io.mapping_defaults import default_mapping
 from robopref.human_io.mapping_help import help_lines, input_name
 from robopref.human_io.readings import Control, DeviceReading, InputSource, StationStatus
+from robopref.human_io.remap_dialog import RemapDialog
 from robopref.human_io.sdl_thread import SdlThread
 from robopref.human_io.window_drawing import BACKGROUND, EXECUTED, MODES, POLICY
 
@@ -28,6 +30,7 @@ pygame = pytest.importorskip("pygame")
 
 ROBOT = ("x", "y", "z", "gripper")
 W, D, SPACE = 26, 7, 44  # scancodes
+SCANCODE_OF = {code: number for number, code in CODE_OF_SCANCODE.items()}
 _GAMECONTROLLER, _PLAIN = 1, 0
 _JOYSTICK_SUBSYSTEM = 0x200
 
@@ -119,10 +122,10 @@ def test_a_window_in_the_background_forgets_every_key(opened, event):
     post(event)
     settle(window)
     assert window.read().keys == frozenset()  # neither what was held nor what was just tapped
-    assert not window.focused
+    assert not window.attentive
     post(pygame.WINDOWFOCUSGAINED)
     settle(window)
-    assert window.focused
+    assert window.attentive
     assert window.read().keys == frozenset()
 
 
@@ -447,8 +450,11 @@ class Fixed:
 
     operator_id, name, axis_names = "fixed", "fixed", ()
 
-    def __init__(self, reading, focused=True):
-        self.reading, self.focused, self.shown, self.closed = reading, focused, [], 0
+    def __init__(self, reading):
+        self.reading, self.attentive, self.shown, self.closed, self.overheard = reading, True, [], 0, []
+
+    def overhear(self, reading):
+        self.overheard.append(reading)
 
     def read(self):
         return self.reading
@@ -465,8 +471,9 @@ def test_of_two_sources_the_older_sign_of_life_counts():
     device = Fixed(DeviceReading(axes=(1.0,), buttons=frozenset({2}), received_ns=3))
     both = CombinedSource(window, device)
     assert both.read() == DeviceReading(frozenset({"KeyH"}), (1.0,), frozenset({2}), ("stop",), 3)
-    window.focused = False
+    window.attentive = False
     assert both.read() == DeviceReading(frozenset({"KeyH"}), (0.0,), frozenset(), ("stop",), 3)
+    assert window.overheard == [device.reading] * 2
     device.reading = DeviceReading(connected=False, detail="gone")
     assert (both.read().connected, both.read().detail) == (False, "gone")
     status = StationStatus(mode="HOLD")
@@ -474,6 +481,127 @@ def test_of_two_sources_the_older_sign_of_life_counts():
     both.close()
     assert window.shown == device.shown == [status]
     assert window.closed == device.closed == 1
+
+
+# ----------------------------------------------------------------------------------------------------------- dialog
+
+
+def typed(*codes):
+    for code in codes:
+        post(pygame.KEYDOWN, scancode=SCANCODE_OF[code])
+        post(pygame.KEYUP, scancode=SCANCODE_OF[code])
+
+
+def test_a_key_is_changed_in_the_window_and_nothing_drives_meanwhile(opened):
+    adopted = []
+    mapping = default_mapping("keyboard", ROBOT)
+    window = opened("keyboard", mapping=mapping, adopt=adopted.append)
+    post(pygame.KEYDOWN, scancode=W)
+    typed("F2")
+    settle(window)
+    assert window.read().keys == frozenset()  # what was held when the dialog opened does not drive on
+    assert not window.attentive
+    typed("ArrowDown", "ArrowDown", "Enter", "KeyU")  # the third binding is y + on D
+    settle(window)
+    assert window.read().keys == frozenset()
+    assert adopted == [mapping.rebind("action", "y", "KeyD", "KeyU")]
+    typed("Escape")
+    settle(window)
+    assert window.attentive
+    assert window.read().keys == frozenset()  # not even what closed it
+    post(pygame.KEYDOWN, scancode=SCANCODE_OF["KeyU"])
+    settle(window)
+    assert adopted[-1].command(window.read(), ROBOT).tolist() == [0, 1, 0, 0]
+
+
+def test_a_stick_is_changed_in_the_window(pads, opened):
+    adopted = []
+    pad = pads.attach()
+    mapping = default_mapping("gamepad", ROBOT)
+    source = opened("gamepad", mapping=mapping, adopt=adopted.append)
+    settle(source)
+    typed("F2", "ArrowDown", "ArrowDown", "Enter")  # the third binding is x on axis 1
+    settle(source)
+    source.read()
+    pad.axis(2, 32767)
+    until(lambda: source.read() and adopted, "the change")
+    assert adopted == [mapping.rebind("action", "x", "axis:1", "axis:2")]
+    assert source.read().axes == (0,) * 6  # the dialog is still open
+    typed("F2")
+    until(lambda: source.read().axes[2] == 1, "the stick")
+    assert adopted[0].command(source.read(), ROBOT).tolist() == [1, 0, 0, 0]
+
+
+class Dialog:
+    """A dialog and what it adopted."""
+
+    def __init__(self, mapping, refuse=""):
+        self.adopted, self.refuse = [], refuse
+        self.dialog = RemapDialog(mapping, self._adopt)
+
+    def _adopt(self, mapping):
+        if self.refuse:
+            raise RoboprefError(self.refuse)
+        self.adopted.append(mapping)
+
+    def keys(self, *codes):
+        for code in codes:
+            self.dialog.key(code)
+        return self.dialog.view()
+
+
+def test_the_dialog_says_what_went_wrong_and_changes_nothing():
+    mapping = default_mapping("keyboard", ROBOT)
+    d = Dialog(mapping)
+    assert not d.keys("KeyI", "Delete", "Enter").waiting  # closed, it hears nothing but its own key
+    view = d.keys("F2")
+    assert view.lines[:2] == ("x +: S", "x -: W")
+    assert (view.chosen, view.waiting, view.is_error) == (0, False, False)
+    assert d.keys("Enter").waiting
+    view = d.keys("Space")
+    assert view.is_error
+    assert "Space means both x (Space) and take_over" in view.message
+    assert not d.keys("Enter", "KeyS").waiting
+    assert d.adopted == []  # the key that it has already is no change
+    assert d.keys("Enter", "Escape").lines == view.lines
+    assert d.dialog.is_open
+    assert d.adopted == []
+    full = Dialog(mapping, refuse="the disk is full.")
+    assert full.keys("F2", "Enter", "KeyU").message == "the disk is full."
+    assert full.dialog.mapping == mapping
+
+
+def test_the_dialog_turns_round_and_removes():
+    mapping = default_mapping("keyboard", ROBOT)
+    d = Dialog(mapping)
+    assert d.keys("F2", "KeyI").lines[:2] == ("x -: S", "x +: W")
+    assert d.adopted[-1] == mapping.invert("x")
+    assert d.keys("Delete").lines[0] == "x +: W"
+    assert d.keys("ArrowUp").chosen == len(d.dialog.view().lines) - 1
+    assert d.keys("KeyI").lines[-1] == "stop: Escape"  # a control has no other way round
+    assert d.keys("Delete").chosen == len(d.dialog.view().lines) - 1  # the chosen line stays on the list
+    assert not d.adopted[-1].control_bindings[Control.STOP]
+    empty = Dialog(Mapping())
+    assert empty.keys("F2", "ArrowDown", "Enter", "Delete").lines == ()
+
+
+def test_the_dialog_takes_what_is_pushed_after_it_was_at_rest():
+    d = Dialog(Mapping({"x": (Binding("axis:0"),), "y": (Binding("KeyD"),)}))
+    d.keys("F2", "Enter")
+    d.dialog.hear(DeviceReading(axes=(0.9, 0, 0)))  # still held from before
+    assert d.dialog.view().waiting
+    d.dialog.hear(DeviceReading(axes=(0, 0.75, -0.9)))
+    assert d.adopted[-1].action_bindings["x"] == (Binding("axis:2"),)  # a whole axis stays one
+    d.keys("ArrowDown", "Enter")
+    d.dialog.hear(DeviceReading(axes=(0, 0, 0)))
+    d.dialog.hear(DeviceReading(axes=(0, -0.8, 0)))
+    assert d.adopted[-1].action_bindings["y"] == (Binding("axis:1-"),)  # a key becomes half an axis
+    d.dialog.hear(DeviceReading(buttons=frozenset({4})))
+    d.keys("Enter")
+    d.dialog.hear(DeviceReading(buttons=frozenset({4})))  # held since before
+    assert d.dialog.view().waiting
+    d.dialog.hear(DeviceReading(buttons=frozenset({4, 7})))
+    assert d.adopted[-1].action_bindings["y"] == (Binding("button:7"),)
 
 
 # ------------------------------------------------------------------------------------------------------------- help

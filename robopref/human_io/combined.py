@@ -7,22 +7,26 @@ from typing import Protocol
 from robopref.human_io.readings import DeviceReading, InputSource, StationStatus
 
 
-class FocusedSource(InputSource, Protocol):
-    """A source with a window or page, which may be in the background."""
+class WindowSource(InputSource, Protocol):
+    """A source with a window, which may be in the background or busy with a dialog."""
 
     @property
-    def focused(self) -> bool:
-        """Whether the operator's input goes to it."""
+    def attentive(self) -> bool:
+        """Whether what the operator's hands do is meant for the robot."""
+
+    def overhear(self, reading: DeviceReading) -> None:
+        """What the device says, whether or not it is meant for the robot."""
 
 
 class CombinedSource:
     """Keys and clicks of a window, axes and buttons of a device.
 
     Both must be alive: what is the older sign of life counts, and either one that is gone says so. While the window is
-    in the background the device is silent, as the keys are: hands that do something else must not drive.
+    in the background or shows a dialog the device is silent, as the keys are: hands that do something else must not
+    drive.
     """
 
-    def __init__(self, window: FocusedSource, device: InputSource) -> None:
+    def __init__(self, window: WindowSource, device: InputSource) -> None:
         self._window, self._device = window, device
         self.operator_id = device.operator_id
 
@@ -39,11 +43,12 @@ class CombinedSource:
     def read(self) -> DeviceReading:
         """The newest state of both."""
         window, device = self._window.read(), self._device.read()
-        focused = self._window.focused
+        self._window.overhear(device)
+        attentive = self._window.attentive
         return DeviceReading(
             keys=window.keys,
-            axes=device.axes if focused else (0.0,) * len(device.axes),
-            buttons=device.buttons if focused else frozenset(),
+            axes=device.axes if attentive else (0.0,) * len(device.axes),
+            buttons=device.buttons if attentive else frozenset(),
             clicked=window.clicked + device.clicked,
             received_ns=min(window.received_ns, device.received_ns),
             connected=window.connected and device.connected,

@@ -19,6 +19,7 @@ def open_device(
     *,
     frames: FrameSlot | None = None,
     mapping: Mapping | None = None,
+    adopt: Callable[[Mapping], None] | None = None,
     window: bool = True,
     operator_id: str | None = None,
 ) -> InputSource:
@@ -27,7 +28,9 @@ def open_device(
     Args:
         name: ``keyboard``, ``gamepad`` or ``spacemouse``.
         frames: the camera, shown in a window.
-        mapping: what the inputs mean, listed in the window as help.
+        mapping: what the inputs mean, listed in the window; F2 opens a dialog there that changes it.
+        adopt: told of every changed mapping, on the window's thread or the reader's; it may refuse with a
+            RoboprefError, which the dialog shows.
         window: whether a gamepad or SpaceMouse gets a window too, with the keys that judge an episode; without one a
             gamepad still has every control, a SpaceMouse only what its mapping binds to its buttons.
         operator_id: the name under which recordings know who drove; the device's name if not given.
@@ -40,16 +43,19 @@ def open_device(
     """
     if name not in _OPENERS:
         raise RoboprefError(f"there is no device {name!r} at this machine: choose one of {', '.join(_OPENERS)}.")
-    return _OPENERS[name](_window(frames, mapping) if window or name == "keyboard" else None, operator_id or name)
+    return _OPENERS[name](
+        _window(frames, mapping, adopt) if window or name == "keyboard" else None, operator_id or name
+    )
 
 
-def _window(frames: FrameSlot | None, mapping: Mapping | None) -> KeyboardWindow:
+def _window(
+    frames: FrameSlot | None, mapping: Mapping | None, adopt: Callable[[Mapping], None] | None
+) -> KeyboardWindow:
     from robopref.human_io.keyboard import KeyboardWindow
-    from robopref.human_io.mapping_help import help_lines
+    from robopref.human_io.remap_dialog import RemapDialog
 
-    window = KeyboardWindow(frames)
-    window.help_lines = help_lines(mapping) if mapping is not None else ()
-    return window
+    dialog = RemapDialog(mapping, adopt or (lambda mapping: None)) if mapping is not None else None
+    return KeyboardWindow(frames, dialog)
 
 
 def _open_keyboard(window: KeyboardWindow | None, operator_id: str) -> InputSource:

@@ -8,9 +8,11 @@ from typing import Any
 
 from robopref.human_io.frames import FrameSlot
 from robopref.human_io.key_codes import CODE_OF_SCANCODE
+from robopref.human_io.mapping_help import help_lines
 from robopref.human_io.readings import Control, DeviceReading, StationStatus
+from robopref.human_io.remap_dialog import OPEN_KEY, RemapDialog
 from robopref.human_io.sdl_thread import SdlThread, load_pygame
-from robopref.human_io.window_drawing import WINDOW_SIZE, WindowDrawing
+from robopref.human_io.window_drawing import WINDOW_SIZE, Shown, WindowDrawing
 
 _REDRAW_NS = 33_000_000  # at most thirty pictures a second, so that keys never wait long for one
 
@@ -19,10 +21,12 @@ class KeyboardWindow:
     """An ``InputSource``: the keys held in a window, by their place on the keyboard.
 
     It is opened and read by an ``SdlThread``, which must be given it. A window that loses the focus, or is minimised,
-    forgets every key at once; closing the window is Stop.
+    forgets every key at once; closing the window is Stop. With a dialog, F2 opens it, and while it is open no key
+    drives.
 
     Args:
         frames: the camera; none shows the state alone.
+        dialog: changes the mapping, whose keys are listed below the camera.
         operator_id: the name under which recordings know who drove.
     """
 
@@ -30,9 +34,11 @@ class KeyboardWindow:
     axis_names: tuple[str, ...] = ()
     name = "keyboard window"
 
-    def __init__(self, frames: FrameSlot | None = None, *, operator_id: str = "keyboard") -> None:
+    def __init__(
+        self, frames: FrameSlot | None = None, dialog: RemapDialog | None = None, *, operator_id: str = "keyboard"
+    ) -> None:
         self.operator_id = operator_id
-        self.help_lines: tuple[str, ...] = ()
+        self._dialog = dialog
         self._frames = frames
         self._thread: SdlThread | None = None
         self._lock = threading.Lock()
@@ -46,10 +52,16 @@ class KeyboardWindow:
         self._drawn_ns = 0
 
     @property
-    def focused(self) -> bool:
-        """Whether keys go to this window."""
+    def attentive(self) -> bool:
+        """Whether hands are meant to drive: the window has the focus, and no dialog is open."""
         with self._lock:
-            return self._focused
+            return self._focused and not self._dialog_is_open()
+
+    def overhear(self, reading: DeviceReading) -> None:
+        """What another device says; the dialog binds its buttons and axes."""
+        with self._lock:
+            if self._dialog is not None and self._focused:
+                self._dialog.hear(reading)
 
     def read(self) -> DeviceReading:
         """The newest state; a key that was pressed since the last reading is in it even if it is up again."""
@@ -94,11 +106,13 @@ class KeyboardWindow:
             for event in events:
                 self._take(event)
             self._alive_ns = now_ns
-            status = self._status
+            status, focused, dialog = self._status, self._focused, self._dialog
+            view = dialog.view() if dialog is not None and dialog.is_open else None
         if now_ns - self._drawn_ns >= _REDRAW_NS:
             self._drawn_ns = now_ns
             frame = self._frames.get() if self._frames is not None else None
-            self._drawing.draw(frame, status, self._focused, self.help_lines, now_ns)
+            keys = (*help_lines(dialog.mapping), f"change these: {OPEN_KEY}") if dialog is not None else ()
+            self._drawing.draw(Shown(frame, status, focused, keys, view), now_ns)
 
     def fail(self, detail: str) -> None:
         """The keys can no longer be read."""
@@ -112,8 +126,7 @@ class KeyboardWindow:
     def _take(self, event: Any) -> None:
         pygame = self._pygame
         if event.type == pygame.KEYDOWN and event.scancode in CODE_OF_SCANCODE:
-            self._held.add(CODE_OF_SCANCODE[event.scancode])
-            self._tapped.add(CODE_OF_SCANCODE[event.scancode])
+            self._press(CODE_OF_SCANCODE[event.scancode])
         elif event.type == pygame.KEYUP:
             self._held.discard(CODE_OF_SCANCODE.get(event.scancode, ""))
         elif event.type in (pygame.WINDOWFOCUSLOST, pygame.WINDOWMINIMIZED, pygame.WINDOWHIDDEN):
@@ -123,6 +136,19 @@ class KeyboardWindow:
             self._focused = True
         elif event.type == pygame.QUIT:
             self._clicked.append(Control.STOP)
+
+    def _press(self, code: str) -> None:
+        was_open = self._dialog_is_open()
+        if self._dialog is not None:
+            self._dialog.key(code)
+        if was_open or self._dialog_is_open():
+            self._forget_keys()  # neither what was held when it opened nor what closed it drives
+        else:
+            self._held.add(code)
+            self._tapped.add(code)
+
+    def _dialog_is_open(self) -> bool:
+        return self._dialog is not None and self._dialog.is_open
 
     def _forget_keys(self) -> None:
         self._held.clear()

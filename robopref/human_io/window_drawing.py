@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from robopref.human_io.frames import Frame
 from robopref.human_io.readings import StationStatus
+from robopref.human_io.remap_dialog import DialogView
 
 WINDOW_SIZE = (920, 700)
 """Width and height at first, in pixels."""
@@ -47,6 +48,17 @@ MODES = {
 }
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a picture of the window shows: any of it may be missing, and ``view`` is the dialog while it is open."""
+
+    frame: Frame | None = None
+    status: StationStatus | None = None
+    focused: bool = True
+    help_lines: tuple[str, ...] = ()
+    view: DialogView | None = None
+
+
 class WindowDrawing:
     """Draws on a surface, which may change its size between pictures.
 
@@ -61,13 +73,16 @@ class WindowDrawing:
         self._rendered: dict[tuple[str, Colour, bool], Any] = {}
         self._camera: tuple[tuple[int, int], Any] = ((0, 0), None)  # number and side of the frame -> its picture
 
-    def draw(
-        self, frame: Frame | None, status: StationStatus | None, focused: bool, help_lines: Sequence[str], now_ns: int
-    ) -> None:
+    def draw(self, shown: Shown, now_ns: int) -> None:
         """One picture, shown at once."""
+        frame, status, help_lines = shown.frame, shown.status, shown.help_lines
         surface = self._pygame.display.get_surface() or self._surface
         width, height = surface.get_size()
         surface.fill(BACKGROUND)
+        if shown.view is not None:
+            self._dialog(surface, shown.view)
+            self._pygame.display.flip()
+            return
         rows = -(-len(help_lines) // _HELP_COLUMNS)
         help_top = height - _MARGIN - rows * _LINE
         side = max(1, min(width - _PANEL - 2 * _MARGIN, help_top - 2 * _MARGIN))
@@ -84,7 +99,7 @@ class WindowDrawing:
             pen.line(f"! the picture is {age / 1e9:.1f} s old", WARNING)
         else:
             pen.line(f"picture {age / 1e6:.0f} ms old", FAINT)
-        if not focused:
+        if not shown.focused:
             pen.line("! this window does not have the keyboard: click it", WARNING)
         if status is not None:
             self._intention(pen, status)
@@ -113,6 +128,20 @@ class WindowDrawing:
             else:
                 lines.append(word)
         return lines
+
+    def _dialog(self, surface: Any, view: DialogView) -> None:
+        width, height = surface.get_size()
+        pen = _Pen(self, surface, _MARGIN, _MARGIN, width - 2 * _MARGIN)
+        pen.line("KEYS, BUTTONS AND AXES: the robot is not driven from here meanwhile", TEXT)
+        pen.line(view.message, WARNING if view.is_error else EXECUTED if view.waiting else FAINT)
+        top = 4 * _LINE + _MARGIN
+        rows = max(1, (height - top) // _LINE)
+        column = (width - 2 * _MARGIN) // max(1, -(-len(view.lines) // rows))
+        for i, line in enumerate(view.lines):
+            at = (_MARGIN + i // rows * column, top + i % rows * _LINE)
+            chosen = i == view.chosen
+            colour = EXECUTED if chosen and view.waiting else TEXT if chosen else FAINT
+            surface.blit(self.text(f"> {line}" if chosen else f"   {line}", colour, False), at)
 
     def _picture(self, frame: Frame, side: int) -> Any:
         key, picture = self._camera
