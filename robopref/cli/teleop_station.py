@@ -21,7 +21,7 @@ from robopref.cli.teleop_scenes import Painter, Scene, split_scene
 from robopref.errors import RoboprefError
 from robopref.human_io.frames import FrameSlot
 from robopref.human_io.mapping import Mapping as InputMapping
-from robopref.human_io.mapping_file import mapping_from_json, mapping_to_json
+from robopref.human_io.mapping_file import mapping_from_json, mapping_to_json, save_mapping
 from robopref.human_io.readings import InputSource
 from robopref.human_io.remote_source import RemoteSource, SourceDescription, SourceLink, SourcePump
 from robopref.human_io.shared_slot import SharedSlot
@@ -199,7 +199,15 @@ def _open_source(plan: StationPlan, cameras: Mapping[str, FrameSlot], wiring: _W
         return _open_page(plan, cameras, wiring)
     from robopref.human_io.devices import open_device
 
-    source = open_device(plan.operator, frames=next(iter(cameras.values()), None), mapping=plan.mapping)
+    def adopt(mapping: InputMapping) -> None:
+        if plan.mapping_path is not None:
+            try:
+                save_mapping(plan.mapping_path, mapping)
+            except OSError as error:
+                raise RoboprefError(f"the mapping cannot be saved to {plan.mapping_path}: {error}.") from error
+        wiring.mappings.put(json.dumps(mapping_to_json(mapping)).encode())
+
+    source = open_device(plan.operator, frames=next(iter(cameras.values()), None), mapping=plan.mapping, adopt=adopt)
     return source, f"{source.name}: the window says which keys do what"
 
 

@@ -80,7 +80,7 @@ class WindowDrawing:
         width, height = surface.get_size()
         surface.fill(BACKGROUND)
         if shown.view is not None:
-            self._dialog(surface, shown.view)
+            self._dialog(surface, shown.view, status)
             self._pygame.display.flip()
             return
         rows = -(-len(help_lines) // _HELP_COLUMNS)
@@ -129,12 +129,14 @@ class WindowDrawing:
                 lines.append(word)
         return lines
 
-    def _dialog(self, surface: Any, view: DialogView) -> None:
+    def _dialog(self, surface: Any, view: DialogView, status: StationStatus | None) -> None:
         width, height = surface.get_size()
         pen = _Pen(self, surface, _MARGIN, _MARGIN, width - 2 * _MARGIN)
-        pen.line("KEYS, BUTTONS AND AXES: the robot is not driven from here meanwhile", TEXT)
+        pen.line("KEYS, BUTTONS AND AXES: you do not drive meanwhile", TEXT)
+        if status is not None:
+            pen.line(f"the session goes on: {_look_of(status.mode).words}", TEXT)
         pen.line(view.message, WARNING if view.is_error else EXECUTED if view.waiting else FAINT)
-        top = 4 * _LINE + _MARGIN
+        top = 5 * _LINE + _MARGIN
         rows = max(1, (height - top) // _LINE)
         column = (width - 2 * _MARGIN) // max(1, -(-len(view.lines) // rows))
         for i, line in enumerate(view.lines):
@@ -154,8 +156,7 @@ class WindowDrawing:
         return picture
 
     def _state(self, pen: _Pen, status: StationStatus) -> None:
-        look = MODES.get(status.mode, ModeLook(status.mode, _TRACK, TEXT, "square"))
-        pen.band(look)
+        pen.band(_look_of(status.mode))
         if status.reason:
             pen.line(status.reason, WARNING)
         keys = "hold the take-over key to drive" if status.hold_to_run else "press to take over, and to hand back"
@@ -184,6 +185,10 @@ class WindowDrawing:
         for i, label in enumerate(status.action_labels):
             if i < len(proposed):
                 pen.bar(label, proposed[i], executed[i] if i < len(executed) else None)
+
+
+def _look_of(mode: str) -> ModeLook:
+    return MODES.get(mode, ModeLook(mode, _TRACK, TEXT, "square"))
 
 
 class _Pen:
