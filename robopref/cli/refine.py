@@ -48,7 +48,7 @@ def run_refine(config: Refine) -> bool:
     """Refine; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: the interactions hold no takeover, or do not fit the policy.
+        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy.
     """
     import torch
 
@@ -59,6 +59,7 @@ def run_refine(config: Refine) -> bool:
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
+    _refuse_discrete((*config.demos, *config.interactions))
     policy = load_policy(config.policy)
     if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
         raise RoboprefError(
@@ -110,3 +111,19 @@ def run_refine(config: Refine) -> bool:
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished
+
+
+def _refuse_discrete(directories: tuple[Path, ...]) -> None:
+    """Atari recordings cannot be learned from yet, and that is said before anything else about them."""
+    import numpy as np
+
+    from robopref.store.store import EpisodeStore
+
+    for directory in directories:
+        store = EpisodeStore.open(directory)
+        for episode_id in store.episode_ids():
+            if np.issubdtype(store.read(episode_id).action.dtype, np.integer):
+                raise RoboprefError(
+                    f"{directory} holds discrete actions (an Atari game): Q policies cannot be refined yet, so give "
+                    f"recordings of a robot task. Nothing in it is lost; it can be refined from when they can."
+                )

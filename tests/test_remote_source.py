@@ -1,0 +1,164 @@
+"""A device in another process: whole messages only, taps and clicks once, and silence when that process dies."""
+
+import time
+from multiprocessing import get_context
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from teleop_sources import PlayedSource
+
+from robopref.errors import RoboprefError
+from robopref.human_io.readings import Control, DeviceReading, InputSource, StationStatus
+from robopref.human_io.remote_source import RemoteSource, SourceDescription, SourceLink, SourcePump
+from robopref.human_io.shared_slot import SharedSlot
+
+CONTEXT = get_context("spawn")
+ABOUT = SourceDescription("ann", "a pad", ("x", "y"))
+
+
+class Wired:
+    """Both ends in one process: ``turn`` is one of the station's, ``read`` one of the control loop's."""
+
+    def __init__(self):
+        self.reading = DeviceReading()
+        self.source = PlayedSource(lambda n: vars(self.reading))
+        link = SourceLink(CONTEXT)
+        self.alive = True
+        self.pump = SourcePump(link, self.source)
+        self.remote = RemoteSource(link, ABOUT, lambda: self.alive)
+
+    def turn(self, **fields):
+        self.reading = DeviceReading(**fields)
+        self.pump.turn()
+
+
+def test_readings_and_statuses_arrive_as_they_were():
+    wired = Wired()
+    assert isinstance(wired.remote, InputSource)
+    reading = {
+        "keys": frozenset({"KeyW", "Space"}), "axes": (0.25, -1.0), "buttons": frozenset({0, 7}),
+        "received_ns": 123456789012345678, "connected": True, "detail": "",
+    }  # fmt: skip
+    wired.turn(**reading)
+    assert wired.remote.read() == DeviceReading(**reading)
+    status = StationStatus(
+        "HOLD", "no heartbeat", 2, 5, 7, 1.5, 1, 0.25, (("success", 1),), True, (0.5, 0.0), (1.0,), ("x", "y"), False,
+        "go", "reach", 20.0, 1.25,
+    )  # fmt: skip
+    wired.remote.show(status)
+    wired.turn()
+    assert wired.source.shown == [status]
+    wired.turn()
+    assert wired.source.shown == [status]  # shown once
+
+
+def test_before_the_first_reading_there_is_no_device():
+    assert not Wired().remote.read().connected
+
+
+def test_a_tap_between_two_readings_is_seen_once_and_no_longer():
+    wired = Wired()
+    wired.turn()
+    wired.remote.read()
+    wired.turn(keys=frozenset({"KeyY"}), buttons=frozenset({3}))
+    wired.turn()
+    wired.turn()
+    seen = wired.remote.read()
+    assert (seen.keys, seen.buttons) == ({"KeyY"}, {3})
+    wired.turn()
+    seen = wired.remote.read()
+    assert (seen.keys, seen.buttons) == (frozenset(), frozenset())
+
+
+def test_a_key_that_was_seen_is_let_go_at_once():
+    wired = Wired()
+    for _ in range(5):
+        wired.turn(keys=frozenset({"KeyD"}))
+        assert wired.remote.read().keys == {"KeyD"}
+    wired.turn(keys=frozenset({"KeyD"}))
+    wired.turn()  # released after the loop's last reading: no tap
+    assert wired.remote.read().keys == frozenset()
+
+
+def test_a_tap_does_not_outlive_the_device():
+    wired = Wired()
+    wired.turn()
+    wired.remote.read()
+    wired.turn(keys=frozenset({"KeyD"}))
+    wired.turn(connected=False, detail="unplugged")
+    assert wired.remote.read().keys == frozenset()
+    wired.turn()
+    assert wired.remote.read().keys == frozenset()
+
+
+moves = st.lists(st.one_of(st.just("read"), st.lists(st.sampled_from(list(Control)), max_size=3)), max_size=60)
+
+
+@settings(deadline=None, max_examples=100)
+@given(moves)
+def test_every_click_is_delivered_once_and_in_order(sequence):
+    wired = Wired()
+    made, got = [], []
+    for move in sequence:
+        if move == "read":
+            got += wired.remote.read().clicked
+        else:
+            wired.turn(clicked=tuple(move))
+            made += move
+    wired.turn()
+    got += wired.remote.read().clicked
+    assert got == made
+    assert wired.remote.read().clicked == ()
+
+
+def test_a_station_that_stands_still_sends_the_same_reading_and_one_that_died_says_so():
+    wired = Wired()
+    wired.turn(keys=frozenset({"KeyD"}), received_ns=5)
+    first = wired.remote.read()
+    assert wired.remote.read() == first
+    wired.alive = False
+    after = wired.remote.read()
+    assert not after.connected
+    assert "ended" in after.detail
+
+
+def write_messages(slot, count):
+    for i in range(count):
+        slot.put(bytes([i % 251]) * (1000 + i % 3000))
+        if i % 50 == 0:
+            time.sleep(0.0002)
+
+
+def test_a_message_is_whole_or_it_is_the_one_before():
+    slot = SharedSlot(CONTEXT, 4000)
+    assert slot.get() == (0, b"")
+    count = 20_000
+    writer = CONTEXT.Process(target=write_messages, args=(slot, count))
+    writer.start()
+    last, seen = 0, 0
+    while last < count:
+        number, message = slot.get()
+        assert number >= last
+        seen += number != last
+        last = number
+        assert number == 0 or message == bytes([(number - 1) % 251]) * (1000 + (number - 1) % 3000)
+        assert writer.is_alive() or slot.get()[0] == count
+    writer.join()
+    assert seen > 10
+
+
+def test_a_torn_message_is_not_taken():
+    slot = SharedSlot(CONTEXT, 100)
+    slot.put(b"whole")
+    assert slot.get() == (1, b"whole")
+    slot.put(b"other")
+    slot._memory[24] ^= 1  # a byte that did not get there
+    assert slot.get() == (1, b"whole")
+    slot.put(b"third")
+    assert slot.get() == (3, b"third")
+
+
+def test_a_message_that_is_too_long_is_refused():
+    with pytest.raises(RoboprefError, match="does not fit"):
+        SharedSlot(CONTEXT, 10).put(b"x" * 11)
