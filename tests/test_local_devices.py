@@ -1,6 +1,5 @@
 """The keyboard window and the gamepad on real SDL: its dummy video driver, posted events, and its virtual joysticks."""
 
-import ctypes
 import sys
 import threading
 import time
@@ -8,6 +7,7 @@ import time
 import numpy as np
 import pytest
 from fake_hid import COMPACT, FakeHid
+from sdl_devices import PLAIN, SCANCODE_OF, SPACE, D, VirtualPads, W, last_pump, post, settle, typed, until
 
 from robopref.errors import RoboprefError
 from robopref.human_io import spacemouse
@@ -16,7 +16,6 @@ from robopref.human_io.combined import CombinedSource
 from robopref.human_io.devices import LOCAL_DEVICES, open_device
 from robopref.human_io.frames import FrameSlot
 from robopref.human_io.gamepad import Gamepad
-from robopref.human_io.key_codes import CODE_OF_SCANCODE
 from robopref.human_io.keyboard import KeyboardWindow
 from robopref.human_io.mapping import Mapping
 from robopref.human_io.mapping_defaults import default_mapping
@@ -29,10 +28,6 @@ from robopref.human_io.window_drawing import BACKGROUND, EXECUTED, MODES, POLICY
 pygame = pytest.importorskip("pygame")
 
 ROBOT = ("x", "y", "z", "gripper")
-W, D, SPACE = 26, 7, 44  # scancodes
-SCANCODE_OF = {code: number for number, code in CODE_OF_SCANCODE.items()}
-_GAMECONTROLLER, _PLAIN = 1, 0
-_JOYSTICK_SUBSYSTEM = 0x200
 
 
 @pytest.fixture(autouse=True)
@@ -55,30 +50,6 @@ def opened():
         source.close()  # closing twice is allowed
     assert "sdl" not in {thread.name for thread in threading.enumerate()}
     assert not pygame.display.get_init()
-
-
-def until(condition, what="it"):
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true"
-        time.sleep(0.005)
-
-
-def post(kind, **values):
-    pygame.event.post(pygame.event.Event(kind, **values))
-
-
-def settle(source):
-    """Wait until the SDL thread has been round twice: all that was posted before is in the reading then."""
-    for _ in range(2):
-        before = source.read().received_ns if isinstance(source, CombinedSource) else _alive(source)
-        until(lambda before=before: _alive(source) > before, "the SDL thread")
-
-
-def _alive(source):
-    if isinstance(source, CombinedSource):
-        return source._window._alive_ns
-    return source._alive_ns if isinstance(source, KeyboardWindow) else source._reading.received_ns
 
 
 # ----------------------------------------------------------------------------------------------------------- window
@@ -188,7 +159,7 @@ def test_a_window_without_anything_to_show_is_drawn_all_the_same(opened):
     until(lambda: count(pixels_of_window(), MODES["AUTONOMOUS"].colour) > 5_000, "the band")
     post(pygame.WINDOWFOCUSLOST)
     settle(window)
-    assert _alive(window)
+    assert last_pump(window)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -242,49 +213,6 @@ def test_what_cannot_be_opened_is_said(monkeypatch):
 
 
 # ---------------------------------------------------------------------------------------------------------- gamepad
-
-
-class VirtualPads:
-    """SDL's virtual joysticks, made and moved through the very library that pygame has loaded."""
-
-    def __init__(self):
-        with open("/proc/self/maps") as maps:
-            path = next(line.split()[-1] for line in maps if "libSDL2-2" in line)
-        self.sdl = ctypes.CDLL(path)
-        self.sdl.SDL_JoystickOpen.restype = ctypes.c_void_p
-        assert self.sdl.SDL_InitSubSystem(_JOYSTICK_SUBSYSTEM) == 0
-        self.handles = []
-
-    def attach(self, kind=_GAMECONTROLLER, axes=6, buttons=15, hats=0):
-        index = self.sdl.SDL_JoystickAttachVirtual(kind, axes, buttons, hats)
-        assert index >= 0
-        handle = ctypes.c_void_p(self.sdl.SDL_JoystickOpen(index))
-        self.handles.append(handle)
-        return _Pad(self.sdl, handle, index)
-
-    def close(self):
-        for handle in self.handles:
-            self.sdl.SDL_JoystickClose(handle)
-        while self.sdl.SDL_NumJoysticks() > 0:
-            self.sdl.SDL_JoystickDetachVirtual(0)
-        self.sdl.SDL_QuitSubSystem(_JOYSTICK_SUBSYSTEM)
-
-
-class _Pad:
-    def __init__(self, sdl, handle, index):
-        self.sdl, self.handle, self.index = sdl, handle, index
-
-    def axis(self, number, value):
-        assert self.sdl.SDL_JoystickSetVirtualAxis(self.handle, number, ctypes.c_int16(value)) == 0
-
-    def button(self, number, down=1):
-        assert self.sdl.SDL_JoystickSetVirtualButton(self.handle, number, ctypes.c_uint8(down)) == 0
-
-    def hat(self, value):
-        assert self.sdl.SDL_JoystickSetVirtualHat(self.handle, 0, ctypes.c_uint8(value)) == 0
-
-    def unplug(self):
-        assert self.sdl.SDL_JoystickDetachVirtual(self.index) == 0
 
 
 @pytest.fixture
@@ -371,7 +299,7 @@ def test_another_pad_does_not_drive_and_does_not_matter(pads, opened):
 
 
 def test_a_joystick_of_unknown_layout_rests_where_it_rests(pads, opened):
-    pad = pads.attach(_PLAIN, axes=3, buttons=4, hats=1)
+    pad = pads.attach(PLAIN, axes=3, buttons=4, hats=1)
     pad.axis(2, -32768)  # a trigger, or a throttle
     pads.sdl.SDL_JoystickUpdate()
     source = opened("gamepad", window=False)
@@ -385,7 +313,7 @@ def test_a_joystick_of_unknown_layout_rests_where_it_rests(pads, opened):
     pad.button(3)
     until(lambda: source.read().buttons == {3, 12, 15}, "hat and button")
     assert source.read().axes == pytest.approx((-1, 0, 1), abs=1e-4)
-    pads.attach(_PLAIN)
+    pads.attach(PLAIN)
     settle(source)
     assert source.read().connected
     pad.unplug()
@@ -484,12 +412,6 @@ def test_of_two_sources_the_older_sign_of_life_counts():
 
 
 # ----------------------------------------------------------------------------------------------------------- dialog
-
-
-def typed(*codes):
-    for code in codes:
-        post(pygame.KEYDOWN, scancode=SCANCODE_OF[code])
-        post(pygame.KEYUP, scancode=SCANCODE_OF[code])
 
 
 def test_a_key_is_changed_in_the_window_and_nothing_drives_meanwhile(opened):
