@@ -12,6 +12,7 @@ from robopref.human_io.handover import State
 from robopref.human_io.pacing import Jitter, Pacer
 from robopref.human_io.station_operator import StationOperator
 from robopref.protocols import OPERATOR_EVENT, STEP_RECORD, Operator, OperatorEvent
+from robopref.store.background import BackgroundStore
 from robopref.store.recorder import RecordEpisodes
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
@@ -73,7 +74,7 @@ class TeleopSession:
         self._on_scene, self._on_tick, self._should_stop = on_scene, on_tick, should_stop
         self._env = RecordEpisodes(
             InterventionEnv(world.env, operator),
-            store,
+            BackgroundStore(store),
             task=world.task,
             policy_id=world.policy_id,
             operator_id=operator.operator_id,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.protocols import OPERATOR_EVENT, OPERATOR_STOP, STEP_RECORD, OperatorEvent
+from robopref.store.background import BackgroundStore, BackgroundWriter
 from robopref.store.store import EpisodeStore
 from robopref.store.writer import EpisodeWriter
 from robopref.trajectory import Actor, EpisodeInfo, Outcome, Step
@@ -30,7 +31,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
 
     Args:
         env: the environment; an ``InterventionEnv`` goes inside, so that its ``info`` is seen.
-        store: where to.
+        store: where to; a ``BackgroundStore`` if no step is to wait for the disk.
         task: name of the task; by default what ``reset`` reports, else the environment's own.
         instruction: what the robot was told, likewise; may be set between episodes.
         policy_id: which policy proposes the actions.
@@ -46,7 +47,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        store: EpisodeStore,
+        store: EpisodeStore | BackgroundStore,
         *,
         task: str | None = None,
         instruction: str | None = None,
@@ -66,7 +67,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self.actor = actor
         self.extra_at_end = extra_at_end
         self._amended = False
-        self._writer: EpisodeWriter | None = None
+        self._writer: EpisodeWriter | BackgroundWriter | None = None
         self._info: EpisodeInfo | None = None  # of the episode that was reset to
         self._observation: dict[str, NDArray[Any]] = {}
         self._judgement: OperatorEvent | None = None
