@@ -92,6 +92,24 @@ def test_a_tap_does_not_outlive_the_device():
     assert wired.remote.read().keys == frozenset()
 
 
+def test_a_loss_between_two_readings_is_seen_once():
+    wired = Wired()
+    wired.turn(keys=frozenset({"KeyD"}))
+    wired.remote.read()
+    wired.turn(connected=False, detail="the line broke")
+    wired.turn(keys=frozenset({"KeyD"}), clicked=("stop",))
+    wired.turn(keys=frozenset({"KeyD"}))
+    seen = wired.remote.read()
+    assert (seen.connected, seen.detail, seen.keys, seen.clicked) == (False, "the line broke", frozenset(), ("stop",))
+    wired.turn(keys=frozenset({"KeyD"}))
+    assert wired.remote.read().connected
+    wired.turn(connected=False)
+    assert not wired.remote.read().connected
+    wired.turn(connected=False)
+    wired.turn()
+    assert wired.remote.read().connected  # the loss had been seen
+
+
 moves = st.lists(st.one_of(st.just("read"), st.lists(st.sampled_from(list(Control)), max_size=3)), max_size=60)
 
 

@@ -91,7 +91,8 @@ class SourcePump:
     """The station's end of a ``SourceLink``: call ``turn`` often.
 
     A key or button that was pressed and let go between two of the control loop's readings is kept in the readings until
-    the loop has seen it once, and so are clicks; a key that it had seen is let go at once.
+    the loop has seen it once, and so are clicks and losses of the device, however short; a key that it had seen is let go
+    at once.
 
     Args:
         link: to the control loop.
@@ -106,6 +107,8 @@ class SourcePump:
         self._clicks: list[tuple[int, str]] = []
         self._clicks_made = 0
         self._status_number = 0
+        self._connected = True
+        self._lost_at, self._lost_why = 0, ""  # number of the first reading of the last loss, and its reason
 
     def turn(self) -> None:
         """Read the device once and pass on what it says; show it the newest status."""
@@ -117,6 +120,7 @@ class SourcePump:
 
     def _put(self, reading: DeviceReading) -> None:
         number, taken = self._number + 1, int.from_bytes(self._link.taken.get()[1] or b"\0", "little")
+        reading = self._with_unseen_loss(reading, number, taken)
         down: frozenset[str | int] = reading.keys | reading.buttons
         self._pressed.update(dict.fromkeys(down - self._down, number))
         self._down = down
@@ -137,6 +141,17 @@ class SourcePump:
             "clicks": self._clicks,
         }
         self._number = self._link.readings.put(json.dumps(values).encode())
+
+    def _with_unseen_loss(self, reading: DeviceReading, number: int, taken: int) -> DeviceReading:
+        if not reading.connected:
+            if self._connected:
+                self._lost_at, self._lost_why = number, reading.detail
+            self._connected = False
+            return reading
+        if self._lost_at > taken:
+            return DeviceReading(connected=False, detail=self._lost_why, clicked=reading.clicked)
+        self._connected = True
+        return reading
 
 
 def _reading_from_json(values: dict[str, Any]) -> DeviceReading:
