@@ -144,14 +144,14 @@ def test_a_station_that_stands_still_sends_the_same_reading_and_one_that_died_sa
 def write_messages(slot, count):
     for i in range(count):
         slot.put(bytes([i % 251]) * (1000 + i % 3000))
-        if i % 50 == 0:
-            time.sleep(0.0002)
+        if i % 4 == 0:  # some come in a burst, some with a pause after them
+            time.sleep(0.0005)
 
 
 def test_a_message_is_whole_or_it_is_the_one_before():
     slot = SharedSlot(CONTEXT, 4000)
     assert slot.get() == (0, b"")
-    count = 20_000
+    count = 4_000
     writer = CONTEXT.Process(target=write_messages, args=(slot, count))
     writer.start()
     last, seen = 0, 0
@@ -163,7 +163,7 @@ def test_a_message_is_whole_or_it_is_the_one_before():
         assert number == 0 or message == bytes([(number - 1) % 251]) * (1000 + (number - 1) % 3000)
         assert writer.is_alive() or slot.get()[0] == count
     writer.join()
-    assert seen > 10
+    assert seen > 100
 
 
 def test_a_torn_message_is_not_taken():
