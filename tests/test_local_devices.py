@@ -190,6 +190,10 @@ def test_there_is_one_sdl_and_its_absence_is_said(opened, monkeypatch):
     monkeypatch.delenv("DISPLAY", raising=False)
     with pytest.raises(RoboprefError, match=r"no window can be opened \(.*\): .*--operator web"):
         open_device("keyboard")
+    monkeypatch.delenv("SDL_VIDEODRIVER")
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(RoboprefError, match="no window can be opened"):  # and not one that nobody sees
+        open_device("keyboard")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     opened("keyboard")  # what failed has let go of everything
     monkeypatch.setattr(sys, "platform", "darwin")

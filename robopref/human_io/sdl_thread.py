@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from robopref.errors import RoboprefError
 
 _PUMP_MS = 4
+_INVISIBLE = ("offscreen", "dummy", "evdev")  # what SDL falls back on where there is no display
 _EXCLUSIVE = threading.Lock()  # SDL is one for the whole process
 
 # Read by SDL when it starts. A pad is heard without a focused window (there may be none; with one, the readings are
@@ -144,11 +145,16 @@ class SdlThread:
         try:
             self._pygame.display.init()
         except self._pygame.error as error:
-            raise RoboprefError(
-                f"no window can be opened ({error}): run it where there is a display, or use --operator web."
-            ) from error
+            raise RoboprefError(_no_window(str(error))) from error
         finally:
             if not self._windowed:
                 os.environ.pop("SDL_VIDEODRIVER")
                 if chosen is not None:
                     os.environ["SDL_VIDEODRIVER"] = chosen
+        driver = self._pygame.display.get_driver()
+        if self._windowed and chosen is None and driver in _INVISIBLE:
+            raise RoboprefError(_no_window(f"SDL has only its driver {driver!r}, which shows nothing"))
+
+
+def _no_window(why: str) -> str:
+    return f"no window can be opened ({why}): run it where there is a display, or use --operator web."
