@@ -9,7 +9,9 @@ from typing import Any
 
 from robopref.errors import RoboprefError
 
-_HEAD = struct.Struct("<QQII")  # number before writing, number after it, length, checksum
+_HEAD = struct.Struct("<QIIQ")  # number before writing, length, checksum of number and message, number after writing
+_NUMBER = struct.Struct("<Q")
+_EXTENT = struct.Struct("<II")
 _ATTEMPTS = 3
 
 
@@ -43,22 +45,30 @@ class SharedSlot:
             raise RoboprefError(f"a message of {len(message)} bytes does not fit into {self.size}.")
         view = memoryview(self._memory).cast("B")
         self._put_number += 1
-        struct.pack_into("<Q", view, 0, self._put_number)
+        number = _NUMBER.pack(self._put_number)
+        # Copied from packed bytes: struct.pack_into clears the memory before it writes, and a reader would see that.
+        view[: _NUMBER.size] = number
         view[_HEAD.size : _HEAD.size + len(message)] = message
-        _HEAD.pack_into(view, 0, self._put_number, self._put_number, len(message), zlib.crc32(message))
+        end = _NUMBER.size + _EXTENT.size
+        view[_NUMBER.size : end] = _EXTENT.pack(len(message), _checksum(number, message))
+        view[end : _HEAD.size] = number
         return self._put_number
 
     def get(self) -> tuple[int, bytes]:
         """The newest whole message with its number; number 0 and no bytes before the first."""
         view = memoryview(self._memory).cast("B")
         for _ in range(_ATTEMPTS):
-            begun, done, length, checksum = _HEAD.unpack_from(view, 0)
+            begun, length, checksum, done = head = _HEAD.unpack_from(view, 0)
             if begun == self._got_number:
                 break
             if begun != done or length > self.size:
                 continue
             message = bytes(view[_HEAD.size : _HEAD.size + length])
-            if zlib.crc32(message) == checksum and _HEAD.unpack_from(view, 0)[:2] == (begun, done):
+            if _checksum(_NUMBER.pack(begun), message) == checksum and _HEAD.unpack_from(view, 0) == head:
                 self._got_number, self._kept = begun, message
                 break
         return self._got_number, self._kept
+
+
+def _checksum(number: bytes, message: bytes | bytearray | memoryview) -> int:
+    return zlib.crc32(message, zlib.crc32(number))
