@@ -1,7 +1,8 @@
-"""Real SDL without hands: posted key events, and virtual joysticks made through the library that pygame has loaded."""
+"""Real SDL without hands: events pushed where its drivers push theirs, and its virtual joysticks."""
 
 import ctypes
 import time
+from functools import cache
 
 import pytest
 
@@ -24,8 +25,50 @@ def until(condition, what="it"):
         time.sleep(0.005)
 
 
-def post(kind, **values):
-    pygame.event.post(pygame.event.Event(kind, **values))
+class _KeyEvent(ctypes.Structure):
+    """SDL_KeyboardEvent, padded to the size of SDL_Event."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32), ("timestamp", ctypes.c_uint32), ("window", ctypes.c_uint32),
+        ("state", ctypes.c_uint8), ("repeat", ctypes.c_uint8), ("padding", ctypes.c_uint8 * 2),
+        ("scancode", ctypes.c_int32), ("sym", ctypes.c_int32), ("mod", ctypes.c_uint16), ("rest", ctypes.c_uint8 * 64),
+    )  # fmt: skip
+
+
+class _WindowEvent(ctypes.Structure):
+    """SDL_WindowEvent, padded to the size of SDL_Event."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32), ("timestamp", ctypes.c_uint32), ("window", ctypes.c_uint32),
+        ("event", ctypes.c_uint8), ("rest", ctypes.c_uint8 * 64),
+    )  # fmt: skip
+
+
+HIDDEN, MINIMIZED, FOCUS_GAINED, FOCUS_LOST = 2, 7, 12, 13  # of SDL_WindowEventID
+
+
+@cache
+def sdl():
+    """The library that pygame has loaded."""
+    with open("/proc/self/maps") as maps:
+        return ctypes.CDLL(next(line.split()[-1] for line in maps if "libSDL2-2" in line))
+
+
+def press(scancode, repeat=0):
+    assert sdl().SDL_PushEvent(ctypes.byref(_KeyEvent(type=0x300, state=1, scancode=scancode, repeat=repeat))) >= 0
+
+
+def release(scancode):
+    assert sdl().SDL_PushEvent(ctypes.byref(_KeyEvent(type=0x301, scancode=scancode))) >= 0
+
+
+def window_event(which):
+    """What a window manager makes SDL say about its window."""
+    assert sdl().SDL_PushEvent(ctypes.byref(_WindowEvent(type=0x200, window=1, event=which))) >= 0
+
+
+def close_window():
+    pygame.event.post(pygame.event.Event(pygame.QUIT))
 
 
 def settle(source):
@@ -43,17 +86,15 @@ def last_pump(source):
 
 def typed(*codes):
     for code in codes:
-        post(pygame.KEYDOWN, scancode=SCANCODE_OF[code])
-        post(pygame.KEYUP, scancode=SCANCODE_OF[code])
+        press(SCANCODE_OF[code])
+        release(SCANCODE_OF[code])
 
 
 class VirtualPads:
     """SDL's virtual joysticks, made and moved through the very library that pygame has loaded."""
 
     def __init__(self):
-        with open("/proc/self/maps") as maps:
-            path = next(line.split()[-1] for line in maps if "libSDL2-2" in line)
-        self.sdl = ctypes.CDLL(path)
+        self.sdl = sdl()
         self.sdl.SDL_JoystickOpen.restype = ctypes.c_void_p
         assert self.sdl.SDL_InitSubSystem(_JOYSTICK_SUBSYSTEM) == 0
         self.handles = []

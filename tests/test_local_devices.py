@@ -7,7 +7,26 @@ import time
 import numpy as np
 import pytest
 from fake_hid import COMPACT, FakeHid
-from sdl_devices import PLAIN, SCANCODE_OF, SPACE, D, VirtualPads, W, last_pump, post, settle, typed, until
+from sdl_devices import (
+    FOCUS_GAINED,
+    FOCUS_LOST,
+    HIDDEN,
+    MINIMIZED,
+    PLAIN,
+    SCANCODE_OF,
+    SPACE,
+    D,
+    VirtualPads,
+    W,
+    close_window,
+    last_pump,
+    press,
+    release,
+    settle,
+    typed,
+    until,
+    window_event,
+)  # fmt: skip
 
 from robopref.errors import RoboprefError
 from robopref.human_io import spacemouse
@@ -59,13 +78,13 @@ def test_keys_are_held_until_they_are_let_go(opened):
     window = opened("keyboard")
     assert isinstance(window, InputSource)
     assert window.operator_id == "keyboard"
-    post(pygame.KEYDOWN, key=pygame.K_w, scancode=W)
-    post(pygame.KEYDOWN, key=pygame.K_SPACE, scancode=SPACE)
+    press(W)
+    press(SPACE)
     settle(window)
     assert window.read().keys == {"KeyW", "Space"}
     assert window.read().keys == {"KeyW", "Space"}
-    post(pygame.KEYUP, key=pygame.K_w, scancode=W)
-    post(pygame.KEYDOWN, key=pygame.K_HELP, scancode=999)  # a key that has no name here
+    release(W)
+    press(999)  # a key that has no name here
     settle(window)
     reading = window.read()
     assert reading.keys == {"Space"}
@@ -77,32 +96,34 @@ def test_a_tap_between_two_ticks_is_in_exactly_one_reading(opened):
     window = opened("keyboard")
     settle(window)
     window.read()
-    post(pygame.KEYDOWN, scancode=W)
-    post(pygame.KEYUP, scancode=W)
+    press(W)
+    release(W)
     settle(window)
     assert window.read().keys == {"KeyW"}
     assert window.read().keys == frozenset()
 
 
-@pytest.mark.parametrize("event", [pygame.WINDOWFOCUSLOST, pygame.WINDOWMINIMIZED, pygame.WINDOWHIDDEN])
+@pytest.mark.parametrize("event", [FOCUS_LOST, MINIMIZED, HIDDEN])
 def test_a_window_in_the_background_forgets_every_key(opened, event):
     window = opened("keyboard")
-    post(pygame.KEYDOWN, scancode=W)
+    press(W)
     settle(window)
-    post(pygame.KEYDOWN, scancode=D)
-    post(event)
+    press(D)
+    window_event(event)
     settle(window)
     assert window.read().keys == frozenset()  # neither what was held nor what was just tapped
     assert not window.attentive
-    post(pygame.WINDOWFOCUSGAINED)
+    window_event(FOCUS_GAINED)
     settle(window)
     assert window.attentive
+    press(W, repeat=1)  # a finger that stayed on its key all the while
+    settle(window)
     assert window.read().keys == frozenset()
 
 
 def test_closing_the_window_is_stop_once(opened):
     window = opened("keyboard")
-    post(pygame.QUIT)
+    close_window()
     settle(window)
     assert window.read().clicked == (Control.STOP,)
     assert window.read().clicked == ()
@@ -157,7 +178,7 @@ def test_a_window_without_anything_to_show_is_drawn_all_the_same(opened):
                              action_labels=("NOOP", "FIRE"))  # fmt: skip
     window.show(discrete)
     until(lambda: count(pixels_of_window(), MODES["AUTONOMOUS"].colour) > 5_000, "the band")
-    post(pygame.WINDOWFOCUSLOST)
+    window_event(FOCUS_LOST)
     settle(window)
     assert last_pump(window)
 
@@ -166,7 +187,7 @@ def test_a_window_without_anything_to_show_is_drawn_all_the_same(opened):
 def test_a_thread_that_dies_leaves_nothing_held(opened, pads):
     pads.attach()
     source = opened("gamepad")
-    post(pygame.KEYDOWN, scancode=W)
+    press(W)
     settle(source)
     assert source.read().keys == {"KeyW"}
 
@@ -333,19 +354,19 @@ def test_a_pad_with_a_window_is_silent_in_the_background(pads, opened):
     mapping = default_mapping("gamepad", ROBOT)
     pad.axis(0, 32767)
     pad.button(10)
-    post(pygame.KEYDOWN, scancode=W)
+    press(W)
     until(lambda: source.read().axes[:1] == (1,), "the stick")
     settle(source)
     reading = source.read()
     assert mapping.command(reading, ROBOT).tolist() == [-1, 1, 0, 0]
     assert mapping.controls(reading) == {Control.TAKE_OVER}
-    post(pygame.WINDOWFOCUSLOST)
+    window_event(FOCUS_LOST)
     settle(source)
     hidden = source.read()
     assert not mapping.command(hidden, ROBOT).any()
     assert mapping.controls(hidden) == frozenset()
     assert hidden.connected
-    post(pygame.QUIT)
+    close_window()
     pad.unplug()
     until(lambda: not source.read().connected, "the loss")
     source.show(StationStatus(mode="HOLD"))
@@ -356,7 +377,7 @@ def test_a_spacemouse_comes_with_a_window(opened, monkeypatch):
     monkeypatch.setattr(spacemouse, "load_hidapi", lambda: hid)
     source = opened("spacemouse")
     hid.reports.put(bytes.fromhex("015e0100000000"))
-    post(pygame.KEYDOWN, scancode=SPACE)
+    press(SPACE)
     until(lambda: source.read().axes[0] == 1, "the cap")
     settle(source)
     mapping = default_mapping("spacemouse", ROBOT)
@@ -422,7 +443,7 @@ def test_a_key_is_changed_in_the_window_and_nothing_drives_meanwhile(opened):
     adopted = []
     mapping = default_mapping("keyboard", ROBOT)
     window = opened("keyboard", mapping=mapping, adopt=adopted.append)
-    post(pygame.KEYDOWN, scancode=W)
+    press(W)
     typed("F2")
     settle(window)
     assert window.read().keys == frozenset()  # what was held when the dialog opened does not drive on
@@ -435,7 +456,7 @@ def test_a_key_is_changed_in_the_window_and_nothing_drives_meanwhile(opened):
     settle(window)
     assert window.attentive
     assert window.read().keys == frozenset()  # not even what closed it
-    post(pygame.KEYDOWN, scancode=SCANCODE_OF["KeyU"])
+    press(SCANCODE_OF["KeyU"])
     settle(window)
     assert adopted[-1].command(window.read(), ROBOT).tolist() == [0, 1, 0, 0]
 

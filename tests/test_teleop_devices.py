@@ -8,7 +8,18 @@ import sys
 import numpy as np
 import pytest
 from fake_hid import COMPACT, FakeHid
-from sdl_devices import SCANCODE_OF, VirtualPads, last_pump, post, settle, until
+from sdl_devices import (
+    FOCUS_LOST,
+    SCANCODE_OF,
+    VirtualPads,
+    close_window,
+    last_pump,
+    press,
+    release,
+    settle,
+    until,
+    window_event,
+)  # fmt: skip
 from test_cli import run
 
 from robopref.cli.teleop import Teleop, run_teleop
@@ -75,11 +86,11 @@ class Keys:
         assert isinstance(self.window, KeyboardWindow)
 
     def down(self, code):
-        post(pygame.KEYDOWN, scancode=SCANCODE_OF[code])
+        press(SCANCODE_OF[code])
         settle(self.window)
 
     def up(self, code):
-        post(pygame.KEYUP, scancode=SCANCODE_OF[code])
+        release(SCANCODE_OF[code])
         settle(self.window)
 
     def tap(self, code):
@@ -261,14 +272,14 @@ def test_a_window_in_the_background_stops_the_hands(policy, tmp_path):
     keys = Keys(source)
 
     def blur():
-        post(pygame.WINDOWFOCUSLOST)
+        window_event(FOCUS_LOST)
         settle(source)
 
     moves = {
         3: [lambda: keys.tap("KeyH")],
         14: [lambda: keys.tap("Space"), lambda: keys.down("KeyD")],
         34: [blur],
-        44: [lambda: post(pygame.QUIT), lambda: settle(source)],
+        44: [close_window, lambda: settle(source)],
     }
     finished, episode, _ = session(policy, tmp_path, "keyboard", source, moves)
     assert not finished  # closing the window is Stop

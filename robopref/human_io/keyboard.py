@@ -98,6 +98,7 @@ class KeyboardWindow:
         pygame.font.init()
         surface = pygame.display.set_mode(WINDOW_SIZE, pygame.RESIZABLE)
         pygame.display.set_caption("robopref")
+        pygame.key.stop_text_input()  # an input method would take keys for itself
         self._drawing = WindowDrawing(pygame, surface)
 
     def pump(self, events: Sequence[Any], now_ns: int) -> None:

@@ -20,8 +20,13 @@ _INVISIBLE = ("offscreen", "dummy", "evdev")  # what SDL falls back on where the
 _EXCLUSIVE = threading.Lock()  # SDL is one for the whole process
 
 # Read by SDL when it starts. A pad is heard without a focused window (there may be none; with one, the readings are
-# silenced here), and its buttons are numbered by their place on all makes.
-_HINTS = {"SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS": "1", "SDL_GAMECONTROLLER_USE_BUTTON_LABELS": "0"}
+# silenced here), and its buttons are numbered by their place on all makes. The window is drawn without OpenGL, which
+# would wait for the screen, and which belongs to the simulator's cameras in this process.
+_HINTS = {
+    "SDL_JOYSTICK_ALLOW_BACKGROUND_EVENTS": "1",
+    "SDL_GAMECONTROLLER_USE_BUTTON_LABELS": "0",
+    "SDL_FRAMEBUFFER_ACCELERATION": "0",
+}
 
 
 class SdlPart(Protocol):
