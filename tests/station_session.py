@@ -12,7 +12,9 @@ import numpy as np
 
 from robopref.cli.teleop_session import TeleopSession
 from robopref.cli.teleop_worlds import World
+from robopref.human_io.bindings import Binding
 from robopref.human_io.frames import FrameSlot
+from robopref.human_io.mapping import Mapping
 from robopref.human_io.mapping_defaults import default_mapping
 from robopref.human_io.pacing import Pacer
 from robopref.human_io.station.listening import Listening
@@ -22,6 +24,18 @@ from robopref.human_io.station_operator import ActionLayout, StationConfig, Stat
 from robopref.store.store import EpisodeStore
 
 LABELS = ("x", "y", "z", "gripper")
+
+
+MAPPING = Mapping(
+    action_bindings={
+        "x": (Binding("KeyD"), Binding("KeyA", -1), Binding("axis:0")),
+        "y": (Binding("KeyW"), Binding("KeyS", -1), Binding("axis:1", -1)),
+        "z": (Binding("KeyR"), Binding("KeyF", -1), Binding("axis:3", -1)),
+        "gripper": (Binding("KeyC"), Binding("KeyV", -1)),
+    },
+    control_bindings=default_mapping("web", LABELS).control_bindings,
+)
+"""Of the robot; the controls are the ones that everybody begins with: Space, H, Y, N, Delete, Enter, P, Escape."""
 
 
 class PointRobot(gym.Env[Any, Any]):
@@ -99,7 +113,7 @@ class Session:
         self.robot = PointRobot(None, len(labels)) if discrete else PointRobot(labels)
         self.slot = FrameSlot()
         self.addresses: list[str] = []
-        mapping = default_mapping("web", labels, discrete=discrete)
+        mapping = default_mapping("web", labels, discrete=True) if discrete else MAPPING
         self.desk = MappingDesk(mapping, path=mapping_path)
         self.source = WebSource({"camera": self.slot}, listening, mappings=self.desk, announce=self.addresses.append)
         low, high = (None, None) if discrete else (-np.ones(len(labels)), np.ones(len(labels)))

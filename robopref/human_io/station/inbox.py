@@ -58,8 +58,11 @@ class Inbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._epoch = 0
+        self._epoch = _NO_EPOCH
         self._counts = Counts()
+        self._began = False  # the page has spoken under this epoch
+        self._lost = True  # the next reading is to be one that is not connected
+        self._newest = DeviceReading()
         self._clicks: deque[str] = deque(maxlen=16)
         self._taps: frozenset[str] = frozenset()
         self._button_taps: frozenset[int] = frozenset()

@@ -151,14 +151,13 @@ class StationServer:
         app.router.add_get("/control", self._control)
         app.router.add_get("/video/{camera}", self._video)
         self._files = _static_files()
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(
             self._runner,
             self._listening.host,
             self._listening.port,
             ssl_context=self._listening.tls_context(),
-            shutdown_timeout=1.0,
         )
         await site.start()
         self.port = self._runner.addresses[0][1]

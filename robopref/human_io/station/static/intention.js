@@ -94,7 +94,7 @@ function arrowOf(status, action) {
   }
   const at = (label) => action[labels.indexOf(label)];
   if (at("x") === undefined || at("y") === undefined) return null;
-  return { x: at("x"), y: -at("y"), rise: at("z") ?? null, name: "" };
+  return { x: at("y"), y: at("x"), rise: at("z") ?? null, name: "" }; // the cameras look the robot in the face
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -105,7 +105,10 @@ function svg(tag, attributes) {
   return made;
 }
 
-/** The compass in the corner of the picture: seen from above, right is +x and up is +y; beside it the rise. */
+/**
+ * The compass in the corner of the picture. It lies as the keys do: the tasks' cameras look the robot in the face, so
+ * that its +x comes towards the viewer and its +y goes to the right. Beside it is the rise, +z.
+ */
 class Arrow {
   #policy = svg("path", { class: "arrow policy" });
   #executed = svg("path", { class: "arrow executed" });
@@ -116,7 +119,13 @@ class Arrow {
     this.element = svg("svg", { viewBox: "0 0 250 250", class: "compass", "aria-hidden": "true", focusable: "false" });
     this.axes = svg("g", { class: "axes" });
     this.axes.append(svg("circle", { cx: 110, cy: 110, r: 96 }), svg("path", { d: "M14 110H206M110 14V206M227 14V206" }));
-    this.element.append(this.axes, this.#executed, this.#policy, ...this.#rises, this.#text);
+    this.names = svg("g", { class: "axis-names" });
+    for (const [text, x, y] of [["x", 124, 204], ["y", 196, 102], ["z", 212, 30]]) {
+      const name = svg("text", { x, y });
+      name.textContent = text;
+      this.names.append(name);
+    }
+    this.element.append(this.axes, this.names, this.#executed, this.#policy, ...this.#rises, this.#text);
   }
 
   show(policy, executed) {
@@ -129,7 +138,8 @@ class Arrow {
       this.#rises[i].setAttribute("y", rise > 0 ? 110 - rise : 110);
       this.#rises[i].setAttribute("height", Math.abs(rise));
     });
-    this.#text.textContent = policy.rise === null ? policy.name : "x, y from above · z";
+    this.names.toggleAttribute("hidden", policy.rise === null);
+    this.#text.textContent = policy.rise === null ? policy.name : "";
   }
 }
 

@@ -70,9 +70,9 @@ export class StatusView {
   #usual(mode) {
     const usual = {
       AUTONOMOUS: "take over when it goes wrong",
-      TAKEOVER: this.#drivesHere ? "the policy watches" : "in another page",
+      TAKEOVER: this.#drivesHere ? "your commands are executed" : "in another page",
       PAUSED: "time stands still",
-      STOPPED: "the next one begins by itself",
+      STOPPED: "what was recorded is kept",
     };
     return usual[mode] ?? "";
   }
