@@ -206,6 +206,20 @@ def test_a_plan_does_not_outlive_a_takeover(policy, tmp_path, monkeypatch):
     assert (step_of_plan[back : back + 10] == np.arange(10)).all()
 
 
+def test_a_plan_does_not_outlive_a_pause(policy, tmp_path, monkeypatch):
+    import robopref.policies.registry as registry
+
+    planner = PlanningPolicy(registry.load_policy(policy))
+    monkeypatch.setattr(registry, "load_policy", lambda name: planner)
+    config = settings(policy, tmp_path / "s", autostart=True)
+    assert run_teleop(config, source=played({10: ["KeyP"], 30: ["KeyP"], 45: ["KeyY"]}))
+    episode = only_episode(tmp_path / "s")
+    step_of_plan = np.rint(episode.policy_action[:, 1] * 1000).astype(int)
+    (paused,) = np.flatnonzero(episode.actor == Actor.HOLD)
+    assert step_of_plan[paused] == paused
+    assert step_of_plan[paused + 1] == 0
+
+
 def test_scripted_operator_at_the_pace_of_a_person(policy, tmp_path):
     run(
         "teleop", "--policy", policy, "--task", "reach", "--out", tmp_path / "s", "--operator", "scripted",

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -18,11 +22,16 @@ from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
 
 DISCARDED = "discarded"
+_IDLE_TICKS_PER_PICTURE = 4
 
 
 @dataclass
 class SessionSummary:
-    """What came of a session, as far as it got: counts over its episodes, discarded ones included."""
+    """What came of a session, as far as it got: counts over its episodes, discarded ones included.
+
+    ``seconds`` is the time from its beginning to the end of its last episode; ``worst_jitter`` that of the episode with
+    the largest 99th percentile.
+    """
 
     episodes: int = 0
     steps: int = 0
@@ -69,6 +78,7 @@ class TeleopSession:
         extra: dict[str, Any] | None = None,
     ) -> None:
         self.summary = SessionSummary()
+        self._warm = False
         self._world, self._operator, self._store, self._pacer = world, operator, store, pacer
         self._station = operator if isinstance(operator, StationOperator) else None
         self._on_scene, self._on_tick, self._should_stop = on_scene, on_tick, should_stop
@@ -84,11 +94,14 @@ class TeleopSession:
 
     def run(self, seeds: Sequence[int], *, planned: int) -> bool:
         """One episode for each seed, the last of ``planned`` -> False when it was stopped before the end."""
-        for number, seed in enumerate(seeds, start=planned - len(seeds) + 1):
-            if self._stopping():
-                return False
-            self._tell(episode=number, episodes_planned=planned)
-            self._episode(seed)
+        began = time.monotonic()
+        with _unhindered():
+            for number, seed in enumerate(seeds, start=planned - len(seeds) + 1):
+                if self._stopping():
+                    break
+                self._tell(episode=number, episodes_planned=planned)
+                self._episode(seed)
+                self.summary.seconds = time.monotonic() - began
         return not self._stopping()
 
     def close(self) -> None:
@@ -107,50 +120,56 @@ class TeleopSession:
         self._env.instruction = instruction
         self._tell(instruction=instruction)
         observation, _ = self._env.reset(seed=seed)
-        self._world.runner.reset()
         self._on_scene()
+        if not self._warm:
+            self._world.runner(observation, instruction)  # the first time takes longer than a tick
+            self._warm = True
+        self._world.runner.reset()
         self._pacer.start()
-        actors: list[Actor] = []
-        segments: set[int] = set()
-        tick = 0
-        while True:
+        tally = _Tally()
+        waited = False
+        for tick in itertools.count():
             self._pacer.wait()
-            self._on_tick()
-            tick += 1
-            if tick % round(max(1.0, self._pacer.hz)) == 0:
-                self._tell(jitter_p99_ms=self._pacer.jitter().p99_ms)
-            if self._should_stop() and self._station is not None:
-                self._station.request_stop()
+            self._attend(tick)
             if self._waits():
+                waited = True
+                if tick % _IDLE_TICKS_PER_PICTURE == 0:
+                    self._on_scene()  # nothing moves, and the operator sees that the picture is not an old one
                 continue
-            if self._station is not None and self._station.state is not State.AUTONOMOUS:
+            if waited or (self._station is not None and self._station.state is not State.AUTONOMOUS):
                 # While others drive, what the policy proposes comes from what is seen now, and so does the first
                 # action after they hand back: never from a plan that was made before they took over.
                 self._world.runner.reset()
+                waited = False
             action = self._world.runner(observation, instruction)
             observation, _, terminated, truncated, info = self._env.step(action)
             self._on_scene()
-            if (record := info.get(STEP_RECORD)) is not None:
-                actors.append(record["actor"])
-                segments.add(record["segment_id"])
+            tally.take(info)
             if terminated or truncated:
-                break
-        self._count(actors, len(segments - {-1}), info)
+                self._count(tally, info)
+                return
+
+    def _attend(self, tick: int) -> None:
+        """What else is due at a tick."""
+        self._on_tick()
+        if tick % max(1, round(self._pacer.hz)) == 0:
+            self._tell(jitter_p99_ms=self._pacer.jitter().p99_ms)
+        if self._station is not None and self._should_stop():
+            self._station.request_stop()
 
     def _waits(self) -> bool:
         """Whether the operator has paused; the device is read here then, because no step asks for it."""
         station = self._station
         return station is not None and station.state is State.PAUSED and station.poll() is State.PAUSED
 
-    def _count(self, actors: Sequence[Actor], takeovers: int, info: dict[str, Any]) -> None:
-        if not actors:
+    def _count(self, tally: _Tally, info: dict[str, Any]) -> None:
+        if not tally.steps:
             return
         summary, jitter = self.summary, self._pacer.jitter()
         summary.episodes += 1
-        summary.steps += len(actors)
-        summary.human_steps += actors.count(Actor.HUMAN)
-        summary.takeovers += takeovers
-        summary.seconds += len(actors) / self._pacer.hz
+        summary.steps += tally.steps
+        summary.human_steps += tally.human_steps
+        summary.takeovers += len(tally.segments)
         if jitter.p99_ms >= summary.worst_jitter.p99_ms:
             summary.worst_jitter = jitter
         summary.outcomes[self._outcome(info)] += 1
@@ -160,3 +179,33 @@ class TeleopSession:
         if info.get(OPERATOR_EVENT) is OperatorEvent.DISCARD:
             return DISCARDED
         return self._store.info(info["episode_id"]).outcome.value
+
+
+@dataclass
+class _Tally:
+    """Steps of the running episode."""
+
+    steps: int = 0
+    human_steps: int = 0
+    segments: set[int] = field(default_factory=set)
+
+    def take(self, info: dict[str, Any]) -> None:
+        """Count a step by what the supervised environment reports; an episode's stop is none."""
+        record = info.get(STEP_RECORD)
+        if record is None:
+            return
+        self.steps += 1
+        if record["actor"] is Actor.HUMAN:
+            self.human_steps += 1
+            self.segments.add(record["segment_id"])
+
+
+@contextmanager
+def _unhindered() -> Iterator[None]:
+    """Inside it the garbage collector looks at new objects only: going over torch's and the simulator's takes ticks."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

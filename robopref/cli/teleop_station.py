@@ -29,6 +29,7 @@ from robopref.human_io.station.listening import Listening
 
 _TURN_S = 0.003  # how long a key press waits at most before the control loop could see it
 _PAINT_POLL_S = 0.002
+_PAINT_NICE = 3
 _START_S = 90.0
 _END_S = 5.0
 
@@ -126,6 +127,8 @@ def station_context() -> SpawnContext:
 
 
 def _run_station(plan: StationPlan, wiring: _Wiring, there: Connection) -> None:
+    # One core stays free of drawing where there is more than one. Read by Mesa when the first context is made.
+    os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
     # Ctrl-C goes to the whole process group, and it is the control loop that decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cameras = {name: FrameSlot() for name in (wiring.painter.cameras if wiring.painter is not None else ())}
@@ -161,8 +164,8 @@ def _start_painting(painter: Painter, cameras: Mapping[str, FrameSlot], stopped:
     failures: list[RoboprefError] = []
 
     def paint() -> None:
-        # Drawing may take all there is of a core; the control loop and the operator's keys go first.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        if sys.platform == "linux":  # where a thread has a priority of its own: the loop and the keys go first
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _PAINT_NICE)
         try:
             painter.warm_up()
         except RoboprefError as error:
