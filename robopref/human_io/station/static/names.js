@@ -6,6 +6,7 @@ export const MODES = {
   HOLD: { name: "Hold: nobody drives", icon: "hold" },
   PAUSED: { name: "Paused", icon: "paused" },
   STOPPED: { name: "Episode over", icon: "stopped" },
+  OVER: { name: "Session over", icon: "stopped" },
   WAITING: { name: "Waiting", icon: "waiting" },
 };
 
@@ -56,3 +57,6 @@ export function inputName(source) {
 }
 
 export const isKey = (source) => !source.includes(":");
+
+/** Directions and buttons of a game are pressed or not; dimensions of a robot are pushed this way or that. */
+export const isGame = (rows) => rows.every((row) => row.kind === "control" || row.scale > 0);

@@ -1,7 +1,7 @@
 // The dialog in which keys, buttons and axes get other meanings.
 
 import { Gamepads } from "./devices.js";
-import { CONTROLS, inputName } from "./names.js";
+import { CONTROLS, inputName, isGame, isKey } from "./names.js";
 
 const PUSHED = 0.7;
 
@@ -45,7 +45,7 @@ export class RemapDialog {
     const line = document.createElement("tr");
     const name = document.createElement("th");
     name.scope = "row";
-    const sign = row.kind === "action" && row.input.includes(":") === false ? (row.scale < 0 ? " −" : " +") : "";
+    const sign = row.kind === "action" && isKey(row.input) && !isGame(this.#rows) ? (row.scale < 0 ? " −" : " +") : "";
     name.textContent = (CONTROLS[row.name] ?? row.name) + sign;
     const input = document.createElement("td");
     const key = document.createElement("kbd");

@@ -3,7 +3,7 @@
 import { ServerClock } from "./clock.js";
 import { Line, enter } from "./connection.js";
 import { Hands } from "./devices.js";
-import { CONTROLS, inputName, isKey } from "./names.js";
+import { CONTROLS, inputName, isGame, isKey } from "./names.js";
 import { RemapDialog } from "./remap.js";
 import { StatusView } from "./status_view.js";
 import { Camera } from "./video.js";
@@ -120,6 +120,7 @@ class Station {
   #showLease(lease) {
     if (lease.epoch !== this.#lease.epoch) this.#seq = 0;
     const drove = this.#drives;
+    const watched = this.#lease.epoch >= 0 && this.#you !== null; // the page knew who had the controls
     this.#lease = lease;
     if (this.#drives && !drove) this.#hands.release();
     this.#view.setDriver(this.#drives);
@@ -135,7 +136,7 @@ class Station {
     byId("ask").textContent = asks ? "Asked. Withdraw" : lease.holder ? "Ask for the controls" : "Take the controls";
     this.#showAsked();
     if (this.#drives) this.#sendState();
-    if (drove !== this.#drives && this.#you !== null && (drove || lease.holder)) {
+    if (drove !== this.#drives && watched) {
       this.#notice(this.#drives ? "You have the controls." : "You no longer have the controls.");
     }
   }
@@ -191,7 +192,7 @@ class Station {
         const keys = document.createElement("span");
         for (const row of bound) {
           const key = document.createElement("kbd");
-          const sign = row.kind === "action" && isKey(row.input) ? (row.scale < 0 ? "−" : "+") : "";
+          const sign = row.kind === "action" && isKey(row.input) && !isGame(rows) ? (row.scale < 0 ? "−" : "+") : "";
           key.textContent = `${sign}${sign && " "}${inputName(row.input)}`;
           key.classList.toggle("pad", !isKey(row.input));
           keys.append(key, " ");
@@ -221,10 +222,9 @@ class Station {
     this.#hands.release();
     if (how === "over" || how === "elsewhere") {
       this.#over = true;
-      const text = how === "over" ? "The session is over. You can close this page." : "This session goes on in another tab.";
       this.#connection("over", how === "over" ? "Session over" : "Opened elsewhere");
-      this.#view.showLost(text);
-      this.#alarm(text);
+      this.#view.showOver(how === "over" ? "you can close this page" : "it goes on in another tab");
+      this.#alarm("");
       for (const button of document.querySelectorAll("#side button")) button.disabled = true;
       return;
     }

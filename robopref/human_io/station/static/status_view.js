@@ -45,6 +45,10 @@ export class StatusView {
     this.#showMode("WAITING", text);
   }
 
+  showOver(text) {
+    this.#showMode("OVER", text);
+  }
+
   showAge(ms) {
     const old = !(ms < OLD_PICTURE_MS);
     write("frame-age", Number.isFinite(ms) ? (ms < 1000 ? `${Math.max(0, Math.round(ms))} ms old` : `${(ms / 1000).toFixed(1)} s old`) : "-");
