@@ -26,7 +26,7 @@ from robopref.diagnosis.results import (
     Subject,
     Subspace,
 )
-from robopref.evaluation.statistics import Estimate
+from robopref.evaluation.statistics import Estimate, Rate
 
 SIDE = 20
 
@@ -83,11 +83,24 @@ def make_condition(
         score_difference=estimate(difference),
         score_steps=40 if kind == "attack" and score else None,
         scores=np.zeros(n),
-        distortion=Distortion(123.0, 45.6, 1.23, 0.0789, 1.11) if kind == "attack" else None,
+        distortion=make_distortion(n) if kind == "attack" else None,
         example=None if kind == "null" else np.random.default_rng(1).integers(0, 256, (2, *frame), np.uint8),
         direction=np.zeros((4, SIDE, SIDE), np.float32),
         resamples=np.zeros(3),
     )
+
+
+def make_distortion(n: int = 6, scale: float = 1.0, flipped: int = 313) -> Distortion:
+    """What an attack on 321 states of n episodes added."""
+
+    def estimate(value: float) -> Estimate:
+        return Estimate(scale * value, 0.9 * scale * value, 1.2 * scale * value, n)
+
+    needed = estimate(1.11) if flipped else None
+    return Distortion(
+        estimate(123.0), estimate(45.6), estimate(1.23), estimate(0.0789), needed, Rate.of(flipped, 321),
+        np.ones((n, 7)),
+    )  # fmt: skip
 
 
 CONDITIONS = (

@@ -312,3 +312,156 @@ def test_amounts_of_memory(text, size):
 def test_bad_amounts_of_memory(text):
     with pytest.raises(RoboprefError, match="no amount of memory"):
         parse_bytes(text)
+
+
+class Refuses:
+    """A tracker that fails in a way of its own."""
+
+    def __init__(self, *arguments, **settings):
+        raise ConnectionResetError("the service is gone")
+
+
+def test_tracking_that_fails_costs_neither_the_report_nor_the_numbers(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("robopref.tracking.Tracker", Refuses)
+    run("diagnose", "--model", model, "--out", tmp_path / "a", "--shifts", "none", *QUICK)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The results are complete, but tracking them failed (ConnectionResetError: the service is gone)" in printed
+    assert printed.index("report: ") < printed.index("tracking them failed")
+    assert (tmp_path / "a" / "report.html").exists()
+    assert json.loads((tmp_path / "a" / "status.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            MemoryError("Unable to allocate 3 GiB"),
+            2,
+            "memory ran out at 'jpeg: episodes 0/2' (Unable to allocate 3 GiB)",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 2, "lower --memory-limit, --num-envs"),
+        (KeyboardInterrupt(), 130, "interrupted at once, at 'jpeg: episodes 0/2'"),
+        (OSError(28, "No space left on device"), 2, "the disk is full"),
+    ],
+)
+def test_whatever_ends_a_run_is_said_and_it_goes_on(model, tmp_path, capsys, monkeypatch, error, status, said):
+    from robopref.diagnosis.sources import GameSource
+
+    play = GameSource.play
+
+    def failing(self, q_policy, **settings):
+        if settings["shift"] is not None:
+            raise error
+        return play(self, q_policy, **settings)
+
+    out = tmp_path / "run"
+    arguments = ("diagnose", "--model", model, "--out", out, "--shifts", "jpeg", *QUICK)
+    monkeypatch.setattr(GameSource, "play", failing)
+    run(*arguments, expect=status)
+    told = capsys.readouterr()
+    assert said in " ".join((told.out + told.err).split())
+    kept = json.loads((out / "status.json").read_text())
+    assert kept["state"] not in ("running", "finished")
+    assert kept["stage"] == "jpeg: episodes 0/2"
+    assert not (out / "report.html").exists()
+    monkeypatch.setattr(GameSource, "play", play)
+    run(*arguments, "--resume")
+    assert "The earlier run ended at 'jpeg: episodes 0/2'" in " ".join(capsys.readouterr().out.split())
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_known_by_what_it_left(model, tmp_path, capsys):
+    """SIGKILL, as the kernel sends it when memory runs out, leaves no chance to say anything; the next run does."""
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "robopref.cli.main", "diagnose", "--model", str(model), "--out", str(out),
+        *map(str, QUICK), "--max-steps", "200", "--shifts", "jpeg", "rotation", "median_blur",
+    ]  # fmt: skip
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    deadline = time.monotonic() + 300
+    while not (out / "sets" / "null.json").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    # how far it came is in the log, though nobody watched
+    assert "null: gradients" in (tmp_path / "log").read_text()
+    run(*command[3:], "--resume")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"The earlier run (process {process.pid}) ended without a word at" in printed
+    assert (out / "report.html").exists()
+
+
+def test_a_policy_that_always_does_the_same_is_said_loudly(tmp_path, capsys):
+    def constant(network):
+        with torch.no_grad():
+            *_, (_, bias) = ((name, p) for name, p in network.named_parameters() if p.shape == (6,))
+            bias[3] += 1000
+
+    model = save(tmp_path / "constant", change=constant, dueling=False)
+    run("diagnose", "--model", model, "--out", tmp_path / "out", "--shifts", "none", *QUICK, "--temperature", 1000)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "ALWAYS LEFT: the greedy action is LEFT in every one of 50 visited states" in printed
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert any(s.startswith("ALWAYS LEFT") for s in summary["statements"])
+    assert summary["decisions"]["habit"]["actions"] == [3]
+    assert json.loads((tmp_path / "out" / "tracked.json").read_text())["always"] == ["LEFT"]
+    assert "ALWAYS LEFT" in (tmp_path / "out" / "report.html").read_text()
+    assert summary["subject"]["synonyms"] == [[0, 1], [2, 4], [3, 5]]  # measured in the game
+
+
+def cleanrl_model(directory, n_actions):
+    torch.manual_seed(0)
+    sizes = {"0": (32, 4, 8, 8), "2": (64, 32, 4, 4), "4": (64, 64, 3, 3), "7": (512, 3136), "9": (n_actions, 512)}
+    weights = {f"network.{i}.weight": 0.01 * torch.randn(size) for i, size in sizes.items()}
+    weights |= {f"network.{i}.bias": torch.zeros(size[0]) for i, size in sizes.items()}
+    directory.mkdir(parents=True)
+    torch.save(weights, directory / "dqn_atari.cleanrl_model")
+    return directory / "dqn_atari.cleanrl_model"
+
+
+def test_models_of_others_are_served_as_their_wrappers_do(tmp_path):
+    """Breakout has no ball before FIRE. A model that never presses it still plays, at every life."""
+    model = cleanrl_model(tmp_path / "BreakoutNoFrameskip-v4__dqn_atari__1__1", 4)
+
+    def idle(weights):
+        weights["network.9.bias"][0] = 100.0
+        return weights
+
+    torch.save(idle(torch.load(model)), model)
+    settings = ("diagnose", "--model", model, "--shifts", "none", *QUICK, "--max-steps", 150, "--epsilon", 0)
+    settings = (*settings, "--no-null", "--noop-max", 0, "--temperature", 100)
+    run(*settings, "--out", tmp_path / "served")
+    found = load_diagnosis(tmp_path / "served")
+    assert found.subject.environment["fire_reset"] is True
+    assert found.subject.environment["fire_after_lost_life"] is True
+    assert any("FIRE is pressed for the policy at the start of an episode and in the step after a lost life" in s
+               for s in found.statements)  # fmt: skip
+    (trace, *_) = load_traces(tmp_path / "served" / "sets" / "clean_episodes.npz")
+    fired = np.flatnonzero(trace.actions == 1)
+    assert len(fired) >= 2  # a ball that nobody meets is lost within forty steps
+    assert (trace.q_values.argmax(1) == 0).all()
+    moving = [(trace.frames[t] != trace.frames[t + 1]).any() for t in range(len(trace.frames) - 1)]
+    assert all(any(moving[t : t + 20]) for t in fired)
+
+    run(*settings, "--out", tmp_path / "alone", "--fire-reset", "False")
+    found = load_diagnosis(tmp_path / "alone")
+    assert found.subject.environment["fire_reset"] is False
+    assert found.subject.environment["fire_after_lost_life"] is False
+    (trace, *_) = load_traces(tmp_path / "alone" / "sets" / "clean_episodes.npz")
+    assert not trace.actions.any()
+    assert (trace.frames[30:] == trace.frames[30]).all()  # no ball, ever
+
+
+def test_a_game_without_fire_is_not_said_to_be_served(tmp_path, capsys):
+    model = cleanrl_model(tmp_path / "FreewayNoFrameskip-v4__dqn_atari__1__1", 3)
+    run("diagnose", "--model", model, "--out", tmp_path / "out", "--shifts", "none", *QUICK, "--no-null")
+    environment = load_diagnosis(tmp_path / "out").subject.environment
+    assert environment["fire_reset"] is environment["fire_after_lost_life"] is False
+    capsys.readouterr()
+    wrong = ("--out", tmp_path / "b", "--shifts", "none", *QUICK, "--fire-after-lost-life", "True")
+    run("diagnose", "--model", model, *wrong, expect=2)
+    assert "freeway has no FIRE among its actions" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch import nn
 from robopref.diagnosis import (
     GameSource,
     Plan,
+    Subject,
     collect_episodes,
     diagnose,
     feature_correlation_quotient,
@@ -174,9 +175,128 @@ def test_gaps_distances_and_the_attacks_distortion(found):
     states = chosen_states(clean, 20) / 255
     added = 0.2 * states.reshape(len(states), -1)
     distortion = found.conditions[2].distortion
-    assert distortion.l2 == pytest.approx(np.linalg.norm(added, axis=1).mean(), rel=1e-4)
-    assert distortion.linf == pytest.approx(added.max(1).mean(), rel=1e-4)
-    assert distortion.l1 == pytest.approx(added.sum(1).mean(), rel=1e-4)
+    assert distortion.l2.value == pytest.approx(np.linalg.norm(added, axis=1).mean(), rel=1e-4)
+    assert distortion.linf.value == pytest.approx(added.max(1).mean(), rel=1e-4)
+    assert distortion.l1.value == pytest.approx(added.sum(1).mean(), rel=1e-4)
+    # episode by episode, and what the interval spans is what whole episodes can do
+    steps = select_states([len(t) for t in clean], 20).steps
+    means = []
+    for trace, chosen, sums in zip(clean, steps, distortion.by_episode, strict=True):
+        rows = 0.2 * trace.states(chosen).reshape(len(chosen), -1) / 255
+        assert sums[0] == len(chosen)
+        assert sums[4] == pytest.approx(np.linalg.norm(rows, axis=1).sum(), rel=1e-4)
+        means.append(sums[4] / sums[0])
+    assert min(means) <= distortion.l2.low < distortion.l2.value < distortion.l2.high <= max(means)
+    flips = found.conditions[2].flips_by_episode
+    np.testing.assert_array_equal(flips[:, 0], distortion.by_episode[:, 0])
+    np.testing.assert_array_equal(flips[:, 1], distortion.by_episode[:, 1])
+    assert (distortion.successes.successes, distortion.successes.n) == (flips[:, 1].sum(), 20)
+
+
+def test_a_set_is_held_against_as_many_states_of_the_independent_episodes(found):
+    """Each null worked out from the episodes: 20 states for the attack, 60 for all others."""
+    clean, independent = traces(SMALL.clean_seed), traces(SMALL.null_seed)
+    direction = principal_directions(state_gradients(Network(), chosen_states(clean)), 2).directions[0]
+    null, rotation, attack = found.conditions
+    assert (null.null_states, rotation.null_states, attack.null_states) == (None, rotation.n_states, 20)
+    total = sum(len(t) for t in independent)
+    pooled = np.concatenate([t.states() for t in independent])
+    gradients = state_gradients(Network(), pooled[np.arange(20) * total // 20])
+    expected = feature_correlation_quotient(gradients, direction)
+    assert attack.null_quotient.value == pytest.approx(expected, abs=1e-3)
+    assert attack.below_null.value == pytest.approx(expected - attack.quotient.value, abs=2e-3)
+    assert null.n_states == rotation.n_states
+    assert rotation.null_quotient == null.quotient
+    # and the attack against its own states, too
+    before = feature_correlation_quotient(state_gradients(Network(), chosen_states(clean, 20)), direction)
+    assert attack.clean_quotient.value == pytest.approx(before, abs=1e-3)
+    assert attack.below_clean.value == pytest.approx(before - attack.quotient.value, abs=2e-3)
+    assert rotation.below_clean is None
+
+
+def test_shifted_sets_of_another_size_get_a_null_of_that_size():
+    class ShortUnderShift(CountingSource):
+        def play(self, q_policy, **settings):
+            if settings.get("shift"):
+                settings["max_steps"] = 9
+            return super().play(q_policy, **settings)
+
+    shortened = run(replace(SMALL, attack_episodes=0), source=ShortUnderShift(), attacks={})
+    null, rotation = shortened.conditions
+    assert rotation.n_states == rotation.null_states == 27
+    assert null.n_states > 27
+    assert rotation.null_quotient != null.quotient
+
+
+def test_an_attack_that_does_nothing_differs_by_nothing_from_its_states():
+    """Resampled with the same episodes on both sides; a null of other episodes would leave an interval."""
+    idle = run(replace(SMALL, attack_episodes=0), shifts={}, attacks={"idle": lambda pixels: pixels.clone()})
+    attack = idle.conditions[1]
+    assert attack.below_clean.value == pytest.approx(0, abs=1e-6)
+    paired, apart = (e.high - e.low for e in (attack.below_clean, attack.below_null))
+    assert paired < 0.01 * apart
+    assert attack.distortion.l2_of_successes is None
+    assert attack.distortion.linf.high == 0
+
+
+class Prefers(Network):
+    """Chooses one action in every state."""
+
+    def q_values(self, pixels):
+        return super().q_values(pixels) + 50 * torch.eye(6)[2]
+
+
+def subject(synonyms):
+    names = ("NOOP", "FIRE", "RIGHT", "LEFT", "RIGHTFIRE", "LEFTFIRE")
+    return Subject("a policy", "1", "CNN", "pong", {}, names, "value", (4, 84, 84), 4, 1, synonyms=synonyms)
+
+
+def diagnosed(policy, synonyms=()):
+    plan = replace(SMALL, attack_episodes=0, temperature=100)
+    source = CountingSource()
+    return diagnose(policy, source, subject(synonyms), plan, shifts={"rotation": ROTATION}, attacks={"darken": darken})
+
+
+def test_a_policy_that_always_does_the_same_is_called_that(found):
+    constant = diagnosed(Prefers())
+    assert constant.decisions.habit.actions == (2,)
+    assert constant.decisions.habit.always
+    assert constant.decisions.habit.share.n == 3
+    statement = next(s for s in constant.statements if s.startswith("ALWAYS RIGHT"))
+    assert "never met on the visited states" in statement
+    np.testing.assert_array_equal(
+        constant.decisions.choices.sum(axis=0), [0, 0, constant.decisions.habit.states, 0, 0, 0]
+    )
+    clean = traces(SMALL.clean_seed)
+    for trace, counts in zip(clean, found.decisions.choices, strict=True):
+        np.testing.assert_array_equal(counts, np.bincount(trace.q_values.argmax(1), minlength=6))
+
+
+class Wavers(Network):
+    """Chooses between RIGHT and RIGHTFIRE alone, now this one, now that."""
+
+    def q_values(self, pixels):
+        other = torch.sin(3000 * pixels.mean(dim=(1, 2, 3)))
+        values = torch.full((len(pixels), 6), -50.0)
+        return torch.cat([values[:, :2], 0 * other[:, None], values[:, 3:4], other[:, None], values[:, 5:]], dim=1)
+
+
+def test_flips_and_ties_among_synonyms_are_counted_apart():
+    """With two actions that the policy alternates between declared the same, all of its flips are of that kind."""
+    plain, same = diagnosed(Wavers()), diagnosed(Wavers(), synonyms=((2, 4), (0, 1)))
+    assert plain.decisions.habit is None
+    assert plain.decisions.synonym_ties is plain.conditions[1].synonym_flips is None
+    assert same.decisions.habit.actions == (2, 4)
+    assert any(s.startswith("ALWAYS RIGHT or RIGHTFIRE") for s in same.statements)
+    for ours, theirs in zip(same.conditions[1:], plain.conditions[1:], strict=True):
+        assert ours.flips == theirs.flips
+        assert ours.synonym_flips.value == ours.flips.value > 0
+        np.testing.assert_array_equal(ours.flips_by_episode[:, 2], ours.flips_by_episode[:, 1])
+    assert same.decisions.synonym_ties.value == same.decisions.near_ties.value > 0
+    other = diagnosed(Wavers(), synonyms=((0, 1),))
+    assert other.decisions.habit is None
+    assert all(c.synonym_flips.value == 0 for c in other.conditions[1:])
+    assert other.decisions.synonym_ties.value == 0
 
 
 def test_the_typical_state_is_one_of_them(found):

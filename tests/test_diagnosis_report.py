@@ -19,6 +19,7 @@ from made_diagnoses import (
     make_condition,
     make_diagnosis,
     make_direction,
+    make_distortion,
     make_instability,
     make_spatial,
 )
@@ -26,7 +27,7 @@ from made_diagnoses import (
 from robopref.diagnosis.results import (
     Diagnosis,
     Directions,
-    Distortion,
+    Habit,
     load_diagnosis,
     save_comparison,
     save_diagnosis,
@@ -128,16 +129,20 @@ def test_the_tables_hold_the_numbers_of_the_results(directory: Path) -> None:
     text = (directory / "report.html").read_text(encoding="utf-8")
     quotients = rows_of(text, "Feature correlation quotients")
     name = "rotation strength=2.0, steps=7"
-    assert quotients["null control"] == ["0.9 [0.82, 0.95]", "", "", "321 (5)", "6"]
-    assert quotients[name] == ["0.31 [0.21, 0.41]", "0.59 [0.45, 0.71]", "below the null", "321 (5)", "6"]
-    assert quotients["JPEG strength=2.0, steps=7"][2] == "not told apart"
+    against = "0.9 [0.82, 0.95], other states"
+    assert quotients["null control"] == ["0.9 [0.82, 0.95]", "", "", "", "321 (5)", "6"]
+    assert quotients[name] == ["0.31 [0.21, 0.41]", against, "0.59 [0.45, 0.71]", "below the null", "321 (5)", "6"]
+    assert quotients["JPEG strength=2.0, steps=7"][3] == "not told apart"
     assert "by at most 1 %" in plain(text)  # the largest reduction error
     flips = rows_of(text, "Flipped actions and returns")
     assert flips["rotation"] == ["23.4 % [20.0, 27.0]", "3 [1, 5]", "6", "-9 [-12, -6]"]
     assert flips["Carlini-Wagner"][:2] == ["97.5 % [94.0, 100.0]", "0.5 [0, 1] in 40 steps"]
     attacks = rows_of(text, "Attacks on clean states")
     cells = attacks["Carlini-Wagner strength=2.0, steps=7"]
-    assert cells == ["97.5 % [94.0, 100.0]", "1.11", "1.23", "45.6", "0.0789", "123", "321"]
+    assert cells == [
+        "97.5 % [94.0, 100.0]", "313 of 321 [95.2, 98.7] %", "1.11 [0.999, 1.33]", "1.23 [1.11, 1.48]",
+        "45.6 [41, 54.7]", "0.0789 [0.071, 0.0947]", "123 [111, 148]",
+    ]  # fmt: skip
     overview = rows_of(text, "intervals over n episodes")
     assert overview["Return of the policy"] == ["12 [10, 14]", "6"]
     assert overview["Return of random actions"] == ["1.5 [0.5, 2.5]", "9"]
@@ -193,11 +198,11 @@ def test_nothing_is_told_apart_that_the_intervals_do_not_tell_apart(
 
 
 def test_an_attack_that_changed_nothing_is_not_told_apart(tmp_path: Path) -> None:
-    attack = replace(CONDITIONS[3], distortion=Distortion(0.0, 0.0, 0.0, 0.0, None))
+    attack = replace(CONDITIONS[3], distortion=make_distortion(scale=0.0, flipped=0))
     assert told_apart(attack, CONDITIONS[0]) == "the attack changed nothing"
     text = text_of(make_diagnosis(conditions=(*CONDITIONS[:3], attack)), tmp_path)
     assert "None of 1 attacks changed a single state." in Page(text).text
-    assert rows_of(text, "Attacks on clean states")["Carlini-Wagner strength=2.0, steps=7"][1] == "none flipped"
+    assert rows_of(text, "Attacks on clean states")["Carlini-Wagner strength=2.0, steps=7"][2] == "none flipped"
 
 
 def test_an_untrained_policy_is_reported_loudly(tmp_path: Path) -> None:
@@ -211,6 +216,66 @@ def test_an_untrained_policy_is_reported_loudly(tmp_path: Path) -> None:
     assert "UNTRAINED" in re.findall(r"<title>(.*?)</title>", text)[0]
     assert "nothing shows that this policy learned to play" in page.text
     assert "2 episodes repeat another." in page.text
+
+
+def test_a_constant_policy_is_reported_loudly(tmp_path: Path) -> None:
+    found = make_diagnosis()
+    habit = Habit((1,), Estimate(1.0, 0.54, 1.0, 6), 360)
+    decisions = replace(found.decisions, habit=habit, choices=np.array([[0, 60, 0]] * 6))
+    statements = ("ALWAYS UP: the greedy action is UP in every one of 360 visited states.",)
+    text = text_of(replace(found, statements=statements, decisions=decisions), tmp_path)
+    page = Page(text)
+    assert [p["class"] for p in page.all("p") if "warning" in p.get("class", "")] == ["warning alarm"]
+    assert text.index("ALWAYS UP") < text.index("At a glance")
+    assert "CONSTANT" in re.findall(r"<title>(.*?)</title>", text)[0]
+    told = "It chooses UP in 100.0 % [54.0, 100.0] of 360 visited states: its decision boundary is never met on them."
+    assert told in plain(page.text)
+    assert rows_of(text, "The clean episodes one by one")["3"][-1] == "UP, 100.0 %"
+
+
+def test_the_episodes_are_there_one_by_one(directory: Path) -> None:
+    text = (directory / "report.html").read_text(encoding="utf-8")
+    rows = rows_of(text, "The clean episodes one by one")
+    assert list(rows) == ["Episode", "1", "2", "3", "4", "5", "6"]
+    norms = load_diagnosis(directory).instability.episodes[1].norms
+    oscillation = np.abs(np.diff(norms)).mean() / norms.mean()
+    told = [f"{value:.3g}" for value in (norms.mean(), norms.var(), oscillation)]
+    assert rows["2"] == ["13", "60", *told, ""]
+
+
+def test_synonyms_are_told_apart(tmp_path: Path) -> None:
+    found = make_diagnosis()
+    rotation = replace(CONDITIONS[1], synonym_flips=Estimate(0.1, 0.08, 0.13, 6))
+    subject = replace(found.subject, synonyms=((1, 2),))
+    decisions = replace(found.decisions, synonym_ties=Estimate(0.2, 0.1, 0.3, 6))
+    diagnosis = replace(found, subject=subject, decisions=decisions, conditions=(CONDITIONS[0], rotation))
+    text = text_of(diagnosis, tmp_path)
+    assert rows_of(text, "Flipped actions and returns")["rotation"][:2] == ["23.4 % [20.0, 27.0]", "10.0 % [8.0, 13.0]"]
+    assert rows_of(text, "intervals over n episodes")["Near-ties among synonyms only"][0] == "20.0 % [10.0, 30.0]"
+    assert "UP = DOWN" in text
+    figure = next(c for c in diagnosis_charts(diagnosis)["decisions"] if c.name == "flips")
+    assert "between synonyms 10.0 % [8.0, 13.0]" in plain(figure.alt)
+    assert "Hatched" in figure.caption
+
+
+def test_an_attack_is_held_against_its_own_states_and_a_null_of_its_size(tmp_path: Path) -> None:
+    small = Estimate(0.6, 0.55, 0.7, 6)
+    attack = replace(
+        CONDITIONS[3], n_states=100, null_states=100, null_quotient=small, below_null=Estimate(0.08, 0.01, 0.2, 6),
+        clean_quotient=Estimate(0.93, 0.9, 0.95, 6), below_clean=Estimate(0.41, 0.3, 0.5, 6),
+    )  # fmt: skip
+    # below the whole null, and not below one of as many states
+    assert attack.quotient.high < CONDITIONS[0].quotient.low
+    assert "intervals overlap" in told_apart(attack, CONDITIONS[0])
+    low = replace(attack, quotient=Estimate(0.4, 0.3, 0.5, 6))
+    assert told_apart(low, CONDITIONS[0]) == BELOW
+    # nor where the same states are as low before the attack
+    assert told_apart(replace(low, below_clean=Estimate(0.0, -0.1, 0.1, 6)), CONDITIONS[0]) == "not told apart"
+    assert told_apart(replace(low, below_clean=Estimate(-0.2, -0.3, -0.1, 6)), CONDITIONS[0]) == "not told apart"
+    text = text_of(make_diagnosis(conditions=(CONDITIONS[0], low)), tmp_path)
+    cells = rows_of(text, "Feature correlation quotients")["Carlini-Wagner strength=2.0, steps=7"]
+    assert cells[1:5] == ["0.6 [0.55, 0.7], 100 states", "0.08 [0.01, 0.2]", "0.41 [0.3, 0.5]", "below the null"]
+    assert "\u039b lies below that of the same states unattacked by 0.41 [0.3, 0.5]" in plain(Page(text).text)
 
 
 def test_vanished_gradients_leave_the_direction_out_and_say_so(tmp_path: Path) -> None:

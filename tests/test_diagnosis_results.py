@@ -8,9 +8,10 @@ import pytest
 from robopref.diagnosis import results as r
 from robopref.diagnosis.record_files import load_record, save_record
 from robopref.errors import RoboprefError
-from robopref.evaluation.statistics import Estimate
+from robopref.evaluation.statistics import Estimate, Rate
 
 ESTIMATE = Estimate(0.5, 0.25, 0.75, 3)
+DISTORTION = r.Distortion(*[ESTIMATE] * 4, None, Rate.of(3, 9), np.ones((2, 7)))
 
 
 def images(*shape):
@@ -28,7 +29,7 @@ def diagnosis() -> r.Diagnosis:
         images(2, 4, 6), images(5),
     )  # fmt: skip
     attack = replace(
-        condition, name="cw", kind="attack", distortion=r.Distortion(1.0, 2.0, 3.0, 4.0, None), example=frames(2, 4, 6),
+        condition, name="cw", kind="attack", distortion=DISTORTION, example=frames(2, 4, 6),
         flips=ESTIMATE, below_null=ESTIMATE, score_steps=20,
     )  # fmt: skip
     return r.Diagnosis(

@@ -395,6 +395,6 @@ def test_rl_zoo_says_the_game_and_settles_the_frame_stack(tmp_path):
     )
     _, spec = load_q_policy(path)
     assert (spec.game, spec.frame_stack, spec.channels_per_frame) == ("ALE/Qbert-v5", 12, 1)
-    assert spec.environment == {"sticky_actions": 0.25}
+    assert spec.environment == {"fire_reset": True, "sticky_actions": 0.25}
     assert any("args.yml" in note for note in spec.notes)
     assert load_q_policy(path, frame_stack=4)[1].channels_per_frame == 3  # what the user says goes first

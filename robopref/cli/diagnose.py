@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from robopref.cli.console import console
+from robopref.cli.diagnose_status import watch_run
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json
 from robopref.errors import RoboprefError
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from robopref.envs.ale import AtariSpec
     from robopref.evaluation.statistics import Estimate
 
+FIRE = "FIRE"
+_SERVED = ("stable-baselines3", "cleanrl")  # kinds whose wrappers press FIRE for the policy, at every life
 ALL = "all"
 NONE = "none"
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
@@ -40,7 +43,8 @@ class GameSettings:
     noop_max: int | None = None
     """Idle frames at the start of an episode, at most."""
     fire_reset: bool | None = None
-    """FIRE is pressed at the start of an episode."""
+    """FIRE is pressed at the start of an episode, where the game has it; for models of Stable-Baselines3 and CleanRL,
+    whose wrappers do that, by default."""
     episodic_life: bool | None = None
     """A lost life ends the episode."""
     reward_clip: bool | None = None
@@ -125,6 +129,9 @@ class Diagnose:
     resamples: int = 1000
     """Of the bootstrap."""
     environment: tyro.conf.OmitArgPrefixes[GameSettings] = field(default_factory=GameSettings)
+    fire_after_lost_life: bool | None = None
+    """FIRE is pressed in the step after a lost life too, or a policy that never had to serve plays on without a ball;
+    for models of Stable-Baselines3 and CleanRL by default, unless --fire-reset False."""
     num_envs: int = 10
     """Games played at once."""
     device: Literal["auto", "cpu"] = "auto"
@@ -251,28 +258,52 @@ def diagnose_and_report(
     from robopref.diagnosis import diagnose
     from robopref.diagnosis.pipeline import DiagnosisStopped
     from robopref.reporting.diagnosis_report import write_diagnosis_report
+    from robopref.tracking import resolve_mode
 
-    try:
-        with graceful_interrupt() as interrupt, stage_bars() as progress:
-            diagnosis = diagnose(
-                policy,
-                source,
-                subject,
-                plan,
-                shifts=shifts,
-                attacks=attacks,
-                notes=notes,
-                out=out,
-                progress=progress,
-                should_stop=interrupt,
+    resolve_mode(None if wandb == "auto" else wandb)  # a mode that does not exist is said now and not after the work
+    with graceful_interrupt() as interrupt, watch_run(out) as status:
+        try:
+            with stage_bars() as bars:
+
+                def progress(stage: str, done: int, total: int) -> None:
+                    status.at(stage, done, total)
+                    bars(stage, done, total)
+
+                diagnosis = diagnose(
+                    policy,
+                    source,
+                    subject,
+                    plan,
+                    shifts=shifts,
+                    attacks=attacks,
+                    notes=notes,
+                    out=out,
+                    progress=progress,
+                    should_stop=interrupt,
+                )
+        except DiagnosisStopped:
+            cause = "" if interrupt.signal is None else f" by {interrupt.signal.name}"
+            status.end(f"stopped{cause}")
+            console.print(
+                f"stopped{cause} at {status.stage!r}, without a report; --resume goes on, and what is finished is not "
+                "done again"
             )
-    except DiagnosisStopped:
-        console.print("stopped; --resume goes on, and what is finished is not done again")
-        return False
-    report = write_diagnosis_report(out)
-    _track(out, diagnosis, config, wandb)
-    print_diagnosis(diagnosis)
-    console.print(f"report: {report}", soft_wrap=True)
+            return False
+        status.at("writing the report")
+        report = write_diagnosis_report(out)
+        # Before W&B, which may be slow or fail: the results are there, whatever becomes of their copy.
+        print_diagnosis(diagnosis)
+        console.print(f"report: {report}", soft_wrap=True)
+        status.at("tracking")
+        try:
+            _track(out, diagnosis, config, wandb)
+        except Exception as error:
+            console.print(
+                f"The results are complete, but tracking them failed ({type(error).__name__}: {error}); --resume tries "
+                "again.",
+                style="yellow",
+                highlight=False,
+            )
     return True
 
 
@@ -319,6 +350,7 @@ def _game(config: Diagnose, model: str) -> tuple[Any, Subject, EpisodeSource, li
     import torch
 
     from robopref.diagnosis import GameSource, Subject
+    from robopref.envs.action_synonyms import action_synonyms
     from robopref.envs.ale import action_meanings, atari_spec_for, check_policy_fits, make_atari_vector
     from robopref.policies.q_loading import load_q_policy
 
@@ -335,21 +367,41 @@ def _game(config: Diagnose, model: str) -> tuple[Any, Subject, EpisodeSource, li
     spec = replace(atari_spec_for(replace(told, environment=said | given), config.game), **given)
     check_policy_fits(told, spec)
     policy = policy.to("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    actions = action_meanings(spec)
+    fires = FIRE in actions
+    if spec.fire_reset and not fires:  # ALE would not press it either, and it should not be recorded as if it had
+        spec = replace(spec, fire_reset=False)
+    serves = config.fire_after_lost_life
+    if serves is None:
+        serves = spec.fire_reset and told.kind in _SERVED
+    if serves and not fires:
+        raise RoboprefError(f"{spec.game} has no FIRE among its actions: leave --fire-after-lost-life out.")
     games = replace(spec, frame_stack=1)
     subject = Subject(
         policy=model,
         policy_id=told.policy_id,
         architecture=told.architecture,
         task=spec.game,
-        environment=to_json(spec),
-        actions=action_meanings(spec),
+        environment=to_json(spec) | {"fire_after_lost_life": serves},
+        actions=actions,
         value_unit=told.value_unit,
         shape=told.shape,
         frame_stack=told.frame_stack,
         channels_per_frame=told.channels_per_frame,
+        synonyms=action_synonyms(spec),
     )
-    source = GameSource(lambda: make_atari_vector(games, config.num_envs), told.frame_stack)
-    return policy, subject, source, [*told.notes, *_notes(said, given, spec)]
+    serve = actions.index(FIRE) if serves else None
+    source = GameSource(lambda: make_atari_vector(games, config.num_envs), told.frame_stack, serve=serve)
+    return policy, subject, source, [*told.notes, *_notes(said, given, spec), *_serving(spec, serves)]
+
+
+def _serving(spec: AtariSpec, serves: bool) -> Iterator[str]:
+    if serves:
+        start = "at the start of an episode and " if spec.fire_reset else ""
+        yield (
+            f"FIRE is pressed for the policy {start}in the step after a lost life, as the wrappers of "
+            "Stable-Baselines3 and CleanRL do in training (--fire-reset False and --fire-after-lost-life False: not)."
+        )
 
 
 def _notes(said: Mapping[str, Any], given: Mapping[str, Any], spec: AtariSpec) -> Iterator[str]:
@@ -368,7 +420,21 @@ def _notes(said: Mapping[str, Any], given: Mapping[str, Any], spec: AtariSpec) -
 
 @contextmanager
 def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per stage, as the stages come; call the result with (stage, done, total)."""
+    """A bar per stage, as the stages come; call the result with (stage, done, total).
+
+    On a pipe or in a file, where bars would appear at the end only, a line per stage as it begins.
+    """
+    if not console.is_terminal:
+        begun: set[str] = set()
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in begun:
+                begun.add(stage)
+                console.print(f"{stage} ({total})", highlight=False)
+                console.file.flush()
+
+        yield tell
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, refresh_per_second=4) as progress:
         tasks: dict[str, Any] = {}
@@ -383,24 +449,60 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 def print_diagnosis(diagnosis: Diagnosis) -> None:
     """What must be said first, then a row per condition."""
+    from robopref.reporting.diagnosis_words import is_loud, null_of, told_apart
+
     for statement in diagnosis.statements:
-        loud = diagnosis.competence.untrained and statement.startswith("UNTRAINED")
-        console.print(statement, style="bold red" if loud else "yellow", highlight=False)
-    table = Table(title=f"{diagnosis.subject.policy} on {diagnosis.subject.task} {diagnosis.subject.head}".strip())
-    table.add_column("condition", no_wrap=True)
-    for heading in ("Lambda", "null - Lambda", "flips", "return", "- clean"):
-        table.add_column(heading)
-    table.add_row("clean", "", "", "", _text(diagnosis.competence.score), "")
-    for c in diagnosis.conditions:
-        table.add_row(c.name, *map(_text, (c.quotient, c.below_null, c.flips, c.score, c.score_difference)))
-    console.print(table)
-    directions = diagnosis.directions
+        console.print(statement, style="bold red" if is_loud(statement) else "yellow", highlight=False)
+    null = diagnosis.null
+    title = f"{diagnosis.subject.policy} on {diagnosis.subject.task} {diagnosis.subject.head}".strip()
+    console.print(
+        _table(
+            title,
+            ("condition", "states", "Lambda", "its null", "null - Lambda", "unattacked - Lambda", "verdict"),
+            [
+                (
+                    c.name,
+                    str(c.n_states),
+                    _text(c.quotient),
+                    _text(null_of(c, null)),
+                    _text(c.below_null),
+                    _text(c.below_clean),
+                    told_apart(c, null),
+                )
+                for c in diagnosis.conditions
+            ],
+        )
+    )
+    console.print(
+        _table(
+            "",
+            ("condition", "flips", "to a synonym", "return", "- clean"),
+            [
+                ("clean", "", "", _text(diagnosis.competence.score), ""),
+                *((c.name, *map(_text, (c.flips, c.synonym_flips, c.score, c.score_difference)))
+                  for c in diagnosis.conditions),
+            ],
+        )
+    )  # fmt: skip
+    directions, decisions = diagnosis.directions, diagnosis.decisions
+    synonyms = "" if decisions.synonym_ties is None else f" (among synonyms only {_text(decisions.synonym_ties)})"
     console.print(
         f"lambda_1 / trace {_text(directions.share)}; lambda_2 / lambda_1 {_text(directions.eigengap)}; "
         f"{directions.n_zero} of {directions.n_states} gradients exactly zero; near-ties "
-        f"{_text(diagnosis.decisions.near_ties)}",
+        f"{_text(decisions.near_ties)}{synonyms}",
         highlight=False,
     )
+
+
+def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without the columns in which no row has anything."""
+    used = [i for i in range(len(headings)) if any(row[i].strip("- ") for row in rows)]
+    table = Table(title=title or None)
+    for i in used:
+        table.add_column(headings[i], no_wrap=i == 0)
+    for row in rows:
+        table.add_row(*(row[i] for i in used))
+    return table
 
 
 def _text(estimate: Estimate | None) -> str:
@@ -435,17 +537,28 @@ def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) 
             },
             step=1,
         )
-        columns = ("quotient", "below_null", "flips", "score", "score_difference")
+        columns = (
+            "quotient", "below_null", "flips", "score", "score_difference", "null_quotient", "clean_quotient",
+            "below_clean", "synonym_flips",
+        )  # fmt: skip
         parts = ("value", "low", "high", "n")
         tracker.log_table(
             "conditions",
-            ["name", "kind", "detail", "n_states", *(f"{column}_{part}" for column in columns for part in parts)],
+            [
+                "name",
+                "kind",
+                "detail",
+                "n_states",
+                "null_states",
+                *(f"{column}_{part}" for column in columns for part in parts),
+            ],
             [
                 [
                     c.name,
                     c.kind,
                     c.detail,
                     c.n_states,
+                    c.null_states,
                     *(getattr(getattr(c, column), part, None) for column in columns for part in parts),
                 ]
                 for c in diagnosis.conditions
@@ -453,4 +566,11 @@ def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) 
         )
         for figure, path in diagnosis_images(out).items():
             tracker.log_image(figure, path)
-        tracker.summary({"untrained": diagnosis.competence.untrained, "statements": list(diagnosis.statements)})
+        habit = diagnosis.decisions.habit
+        tracker.summary(
+            {
+                "untrained": diagnosis.competence.untrained,
+                "always": None if habit is None else [subject.actions[action] for action in habit.actions],
+                "statements": list(diagnosis.statements),
+            }
+        )

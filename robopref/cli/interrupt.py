@@ -13,6 +13,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.requested = False
+        self.signal: signal.Signals | None = None
 
     def __call__(self) -> bool:
         """Whether to stop after what is under way."""
@@ -21,15 +22,21 @@ class Interrupt:
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Interrupt]:
-    """Inside it the first Ctrl-C (or SIGTERM) only sets ``requested``; the second one interrupts as usual."""
+    """Inside it the first Ctrl-C (or SIGTERM, or SIGHUP of a terminal that closes) only sets ``requested``.
+
+    The second one interrupts as usual. A SIGHUP that is ignored, as under ``nohup``, stays so.
+    """
     interrupt = Interrupt()
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if interrupt.requested:
             raise KeyboardInterrupt
-        interrupt.requested = True
+        interrupt.requested, interrupt.signal = True, signal.Signals(signum)
 
-    old = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        heard.append(signal.SIGHUP)
+    old = {s: signal.signal(s, handle) for s in heard}
     try:
         yield interrupt
     finally:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.diagnosis.competence import judge_competence, mean_score
-from robopref.diagnosis.decisions import bootstrap_median
-from robopref.diagnosis.findings import CleanFindings, ConditionFindings, RandomFindings
+from robopref.diagnosis.decisions import bootstrap_median, synonym_labels
+from robopref.diagnosis.findings import CleanFindings, ConditionFindings, RandomFindings, Sensitivity
 from robopref.diagnosis.fourier import power_spectrum, radial_profile
 from robopref.diagnosis.instability import STATISTICS, moment_estimate, norm_moments
 from robopref.diagnosis.plan import Plan
@@ -23,14 +23,16 @@ from robopref.diagnosis.results import (
     Decisions,
     Diagnosis,
     Directions,
+    Distortion,
     EpisodeSeries,
+    Habit,
     Instability,
     Peak,
     Spatial,
     Subject,
 )
 from robopref.diagnosis.subspace import leading_vectors, resample_counts
-from robopref.evaluation.statistics import Estimate, bootstrap_ratio, paired_bootstrap_difference
+from robopref.evaluation.statistics import Estimate, Rate, bootstrap_ratio, paired_bootstrap_difference
 
 Kind = Literal["null", "shift", "attack"]
 _RADIAL_RESAMPLES = 200
@@ -38,6 +40,7 @@ _UNDERFLOW = {"float32": 80.0, "float64": 700.0}  # gaps over T below which exp(
 _CONSTANT = "the network does not react to the pixels there at all (dead units), which no temperature changes"
 _FLAT = 0.9  # lambda_2 / lambda_1 from which the first direction is called arbitrary
 _FEW_EPISODES = 5
+_HABIT = 0.99  # share of states with one and the same action from which the choice is called a habit
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ def assemble(
     random: RandomFindings,
     clean: CleanFindings,
     conditions: Sequence[MeasuredCondition],
+    *,
     clean_rewards: Mapping[int, NDArray[np.float32]] | None = None,
+    nulls: Mapping[int, Sensitivity] | None = None,
+    originals: Sensitivity | None = None,
 ) -> Diagnosis:
     """The diagnosis out of its sets.
 
@@ -69,24 +75,26 @@ def assemble(
         clean: the clean set.
         conditions: the null control first.
         clean_rewards: rewards [T] of the clean episodes by seed, for scores over less than whole episodes.
+        nulls: null controls of other sizes than the first condition's, by the number of states asked for.
+        originals: the states that the attacks were tried on, before the attack.
     """
     competence = judge_competence(clean.played.scores, random.played.scores, confidence=plan.confidence)
     directions, spatial = _directions(clean, plan), _spatial(clean, plan)
-    samples = {c.name: sample for c in conditions if (sample := _sample(clean, c.findings, plan)) is not None}
-    null = next((c.name for c in conditions if c.kind == "null"), None)
-    held = tuple(_condition(c, clean, plan, samples, null, clean_rewards or {}) for c in conditions)
+    decisions = _decisions(subject, clean, plan)
     null_findings = next((c.findings for c in conditions if c.kind == "null"), None)
+    controls = _controls(clean, null_findings, nulls or {}, originals, plan)
+    held = tuple(_condition(subject, c, clean, plan, controls, clean_rewards or {}) for c in conditions)
     return Diagnosis(
         subject=subject,
         settings=asdict(plan)
         | {"clean_seed": plan.clean_seed, "null_seed": plan.null_seed, "random_seed": plan.random_seed},
         versions=versions,
-        statements=tuple(_statements(subject, plan, competence, directions, clean, conditions)),
+        statements=tuple(_statements(subject, plan, competence, directions, decisions, clean, conditions)),
         competence=competence,
         directions=directions,
         spatial=spatial,
         instability=_instability(clean, plan),
-        decisions=_decisions(clean, plan),
+        decisions=decisions,
         conditions=held,
         subspace=clean.sensitivity.subspace,
         null_subspace=None if null_findings is None else null_findings.sensitivity.subspace,
@@ -188,9 +196,12 @@ def _instability(clean: CleanFindings, plan: Plan) -> Instability:
     )
 
 
-def _decisions(clean: CleanFindings, plan: Plan) -> Decisions:
-    gaps = np.split(clean.gaps, np.cumsum(clean.played.lengths)[:-1])
-    ties = [int((values < plan.tie_share * clean.scale).sum()) for values in gaps]
+def _decisions(subject: Subject, clean: CleanFindings, plan: Plan) -> Decisions:
+    ends, threshold = np.cumsum(clean.played.lengths)[:-1], plan.tie_share * clean.scale
+    gaps = np.split(clean.gaps, ends)
+    ties = [int((values < threshold).sum()) for values in gaps]
+    only_synonyms = (clean.gaps < threshold) & (clean.other_gaps >= threshold)
+    synonym_ties = [int(values.sum()) for values in np.split(only_synonyms, ends)]
     median = partial(bootstrap_median, n_resamples=plan.n_resamples, seed=plan.seed, confidence=plan.confidence)
     distances = [clean.distances[clean.distance_episodes == e] for e in range(len(gaps))]
     return Decisions(
@@ -201,37 +212,100 @@ def _decisions(clean: CleanFindings, plan: Plan) -> Decisions:
         median_gap=median(gaps),
         distances=clean.distances,
         median_distance=median([d for d in distances if len(d)]) if np.isfinite(np.median(clean.distances)) else None,
+        synonym_ties=bootstrap_ratio(synonym_ties, clean.played.lengths, confidence=plan.confidence, seed=plan.seed)
+        if subject.synonyms
+        else None,
+        choices=clean.choices,
+        habit=_habit(subject, clean, plan),
     )
 
 
-def _sample(clean: CleanFindings, found: ConditionFindings, plan: Plan) -> QuotientSample | None:
-    if clean.sensitivity.vanished or found.sensitivity.vanished:
+def _habit(subject: Subject, clean: CleanFindings, plan: Plan) -> Habit | None:
+    """The action, or the synonyms, chosen in more than 99 % of the states."""
+    labels = synonym_labels(clean.choices.shape[1], subject.synonyms)
+    totals = np.bincount(labels, clean.choices.sum(axis=0), clean.choices.shape[1])
+    favourite = labels == totals.argmax()
+    share = bootstrap_ratio(
+        clean.choices[:, favourite].sum(axis=1), clean.choices.sum(axis=1), confidence=plan.confidence, seed=plan.seed
+    )
+    if share.value <= _HABIT:
+        return None
+    chosen = favourite & (clean.choices.sum(axis=0) > 0)
+    return Habit(tuple(int(action) for action in np.flatnonzero(chosen)), share, int(clean.choices.sum()))
+
+
+@dataclass(frozen=True)
+class _Control:
+    """What a quotient is held against."""
+
+    sample: QuotientSample | None
+    n_states: int
+    n_episodes: int
+
+
+@dataclass(frozen=True)
+class _Controls:
+    null: _Control | None
+    nulls: Mapping[int, _Control]
+    originals: _Control | None
+
+    def for_size(self, n_states: int) -> _Control | None:
+        """The null of as many states."""
+        return self.nulls.get(n_states, self.null)
+
+
+def _controls(
+    clean: CleanFindings,
+    null: ConditionFindings | None,
+    nulls: Mapping[int, Sensitivity],
+    originals: Sensitivity | None,
+    plan: Plan,
+) -> _Controls:
+    def control(found: Sensitivity, *, paired: bool = False) -> _Control:
+        return _Control(_sample(clean, found, plan, paired=paired), found.n_states, len(found.subspace.grams))
+
+    return _Controls(
+        None if null is None else control(null.sensitivity),
+        {size: control(found) for size, found in nulls.items()},
+        None if originals is None else control(originals, paired=True),
+    )
+
+
+def _sample(clean: CleanFindings, found: Sensitivity, plan: Plan, *, paired: bool = False) -> QuotientSample | None:
+    """None where a set's gradients all vanish; ``paired``: its states are of the clean episodes."""
+    if clean.sensitivity.vanished or found.vanished:
         return None
     return bootstrap_quotient(
         clean.sensitivity.subspace,
-        found.sensitivity.subspace,
-        found.sensitivity.cross_grams,
+        found.subspace,
+        found.cross_grams,
         n_resamples=plan.n_resamples,
         seed=plan.seed,
+        paired=paired,
     )
 
 
 def _condition(
+    subject: Subject,
     measured: MeasuredCondition,
     clean: CleanFindings,
     plan: Plan,
-    samples: Mapping[str, QuotientSample],
-    null: str | None,
+    controls: _Controls,
     clean_rewards: Mapping[int, NDArray[np.float32]],
 ) -> Condition:
-    found, sample = measured.findings, samples.get(measured.name)
+    found, attacked = measured.findings, measured.kind == "attack"
+    sample = _sample(clean, found.sensitivity, plan, paired=attacked)
     n_episodes = len(found.sensitivity.subspace.grams)
     n = min(n_episodes, len(clean.played.seeds))
-    null_sample = samples.get(null) if null is not None and measured.kind != "null" else None
-    flips = None
+    null = None if measured.kind == "null" else controls.for_size(found.sensitivity.n_states)
+    null_n = n if null is None else min(n, null.n_episodes)
+    original = controls.originals.sample if attacked and controls.originals is not None else None
+    flips = synonym_flips = None
     if len(found.flips):
         seen = found.flip_states > 0
-        flips = bootstrap_ratio(found.flips[seen], found.flip_states[seen], confidence=plan.confidence, seed=plan.seed)
+        ratio = partial(bootstrap_ratio, confidence=plan.confidence, seed=plan.seed)
+        flips = ratio(found.flips[seen], found.flip_states[seen])
+        synonym_flips = ratio(found.synonym_flips[seen], found.flip_states[seen]) if subject.synonyms else None
     steps = plan.attack_steps if measured.kind == "attack" else None
     return Condition(
         name=measured.name,
@@ -242,8 +316,8 @@ def _condition(
         n_zero=found.sensitivity.n_zero,
         quotient=None if sample is None else quotient_estimate(sample, n, plan.confidence),
         below_null=None
-        if sample is None or null_sample is None
-        else quotient_difference(null_sample, sample, n, plan.confidence),
+        if sample is None or null is None or null.sample is None
+        else quotient_difference(null.sample, sample, null_n, plan.confidence),
         reduction_error=None if sample is None else sample.reduction_error,
         flips=flips,
         score=None if found.played is None else mean_score(found.played.scores, confidence=plan.confidence),
@@ -252,10 +326,45 @@ def _condition(
         else _score_difference(found, clean, steps, clean_rewards, plan),
         score_steps=steps,
         scores=np.zeros(0) if found.played is None else found.played.scores,
-        distortion=found.distortion,
+        distortion=_distortion(found, len(clean.played.seeds), plan) if attacked else None,
         example=found.example,
         direction=found.sensitivity.directions[0],
         resamples=np.zeros(0) if sample is None else sample.resamples,
+        null_states=None if null is None else null.n_states,
+        null_quotient=None
+        if null is None or null.sample is None
+        else quotient_estimate(null.sample, min(null.n_episodes, len(clean.played.seeds)), plan.confidence),
+        clean_quotient=None if original is None else quotient_estimate(original, n, plan.confidence),
+        below_clean=None
+        if sample is None or original is None
+        else quotient_difference(original, sample, n, plan.confidence),
+        synonym_flips=synonym_flips,
+        flips_by_episode=np.stack([found.flip_states, found.flips, found.synonym_flips], axis=1).astype(np.int64),
+    )
+
+
+def _distortion(found: ConditionFindings, n_episodes: int, plan: Plan) -> Distortion:
+    """Means over states with percentile intervals over the clean episodes."""
+    successes = np.where(found.flipped, found.distortions[:, 2], 0)
+    columns = [np.ones(len(found.flipped)), found.flipped, *found.distortions.T, successes]
+    sums = np.stack([np.bincount(found.state_episodes, column, n_episodes) for column in columns], axis=1)
+    counts = resample_counts(n_episodes, plan.n_resamples, [plan.seed, 0])
+    n = int((sums[:, 0] > 0).sum())
+
+    def mean(top: int, bottom: int = 0) -> Estimate:
+        resampled = counts @ sums
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a state, or without a success
+            ratios = resampled[:, top] / resampled[:, bottom]
+        return _interval(float(sums[:, top].sum() / sums[:, bottom].sum()), ratios, n, plan)
+
+    return Distortion(
+        l0=mean(2),
+        l1=mean(3),
+        l2=mean(4),
+        linf=mean(5),
+        l2_of_successes=mean(6, 1) if found.flipped.any() else None,
+        successes=Rate.of(int(found.flipped.sum()), len(found.flipped), plan.confidence),
+        by_episode=sums,
     )
 
 
@@ -283,11 +392,29 @@ def _score_difference(
     )
 
 
+def _habit_statement(subject: Subject, habit: Habit, confidence: float) -> str:
+    names = " or ".join(subject.actions[action] for action in habit.actions)
+    synonyms = ", which do the same," if len(habit.actions) > 1 else ""
+    if habit.always:
+        return (
+            f"ALWAYS {names}: the greedy action{synonyms} is {names} in every one of {habit.states} visited states, so "
+            "its decision boundary is never met on the visited states. What follows describes how near a constant "
+            "answer comes to changing, not decisions."
+        )
+    share, low, high = (f"{100 * part:.2f}" for part in (habit.share.value, habit.share.low, habit.share.high))
+    return (
+        f"ALMOST ALWAYS {names}: the greedy action{synonyms} is {names} in {share} % of {habit.states} visited states "
+        f"({100 * confidence:g} % interval {low} to {high}, n = {habit.share.n} episodes), so its decision boundary is "
+        "hardly met on the visited states. What follows describes a nearly constant answer."
+    )
+
+
 def _statements(
     subject: Subject,
     plan: Plan,
     competence: Competence,
     directions: Directions,
+    decisions: Decisions,
     clean: CleanFindings,
     conditions: Sequence[MeasuredCondition],
 ) -> list[str]:
@@ -299,6 +426,8 @@ def _statements(
             f"{competence.score} against {competence.random_score}, p = {competence.p_value:.2g}). What follows "
             "describes a network, not a skill."
         )
+    if decisions.habit is not None:
+        said.append(_habit_statement(subject, decisions.habit, plan.confidence))
     where = f"at T = {plan.temperature:g} in {plan.dtype}"
     remedy = "raise the temperature" + ("" if plan.dtype == "float64" else " or compute in float64")
     widest = float(clean.gaps.max()) / plan.temperature

@@ -161,6 +161,7 @@ def collect_episodes(
     attack: Attack | None = None,
     max_steps: int | None = None,
     keep_perturbations: bool = True,
+    serve: int | None = None,
     progress: Progress | None = None,
 ) -> list[EpisodeTrace]:
     """Play ``q_policy`` greedily, save for a random action now and then, and record what it saw.
@@ -184,6 +185,8 @@ def collect_episodes(
         max_steps: steps after which an episode is cut; None: at the environment's own limit.
         keep_perturbations: false: what the attack adds is neither rounded nor kept, and the traces hold the states
             before the attack.
+        serve: the action that is taken instead of the policy's in the step after a lost life, as the wrappers that
+            press FIRE for a policy do; None: the policy's own.
         progress: called with the number of finished episodes and ``episodes``.
 
     Returns:
@@ -191,14 +194,15 @@ def collect_episodes(
 
     Raises:
         RoboprefError: a number out of range, frames that are stacked already, a policy with another number of actions
-            or with values that are not finite, or an environment that does not reset itself.
+            or with values that are not finite, or an environment that does not reset itself, or does not count the
+            lives that ``serve`` is to watch.
     """
     _check_numbers(episodes, seed, frame_stack, epsilon, max_steps)
     _check_environment(env)
     sight = _Sight(q_policy, frame_stack, shift, attack, keep_perturbations)
     recordings = [_Recording(np.random.default_rng([seed, episode]), epsilon, max_steps) for episode in range(episodes)]
     for first in range(0, episodes, env.num_envs):
-        for _ in _play(env, recordings[first : first + env.num_envs], sight):
+        for _ in _play(env, recordings[first : first + env.num_envs], sight, serve):
             if progress is not None:
                 progress(sum(recording.over for recording in recordings), episodes)
     return [recording.trace(sight) for recording in recordings]
@@ -271,9 +275,10 @@ class _Recording:
         self.rows: dict[str, list[Any]] = {name: [] for name in _ROWS if name != "frames"}
         self.frames = np.empty((0,), np.uint8)
 
-    def act(self, frame: NDArray[np.uint8], q_values: NDArray[np.float32]) -> int:
+    def act(self, frame: NDArray[np.uint8], q_values: NDArray[np.float32], forced: int | None = None) -> int:
         at_random = self.rng.random() < self.epsilon
         action = int(self.rng.integers(len(q_values)) if at_random else q_values.argmax())
+        action = action if forced is None else forced
         self._keep(frame)
         for name, value in (("q_values", q_values), ("actions", action)):
             self.rows[name].append(value)
@@ -309,12 +314,14 @@ class _Recording:
         )
 
 
-def _play(env: VectorEnv, recordings: Sequence[_Recording], sight: _Sight) -> Iterator[None]:
+def _play(env: VectorEnv, recordings: Sequence[_Recording], sight: _Sight, serve: int | None = None) -> Iterator[None]:
     """Play each recording in a game of its own until all are over; yields whenever some have come to their end."""
     n_actions = int(env.single_action_space.n)  # type: ignore[attr-defined]
     seeds, actions = np.ones(env.num_envs, np.int64), np.zeros(env.num_envs, np.int64)
     seeds[: len(recordings)] = [recording.seed for recording in recordings]
-    observations, _ = env.reset(seed=seeds)  # type: ignore[arg-type]  # ALE takes a seed for each game
+    observations, info = env.reset(seed=seeds)  # type: ignore[arg-type]  # ALE takes a seed for each game
+    lives = _lives(info, env, serve)
+    lost = np.zeros(env.num_envs, bool)
     stacks = np.zeros((len(recordings), sight.frame_stack, *observations.shape[2:]), np.uint8)
     while playing := [game for game, recording in enumerate(recordings) if not recording.over]:
         frames = observations[playing, 0] if sight.shift is None else sight.shift(observations[playing, 0])
@@ -327,14 +334,25 @@ def _play(env: VectorEnv, recordings: Sequence[_Recording], sight: _Sight) -> It
                 "check the game and its action set."
             )
         for row, game in enumerate(playing):
-            actions[game] = recordings[game].act(frames[row], q_values[row])
+            actions[game] = recordings[game].act(frames[row], q_values[row], serve if lost[game] else None)
             if perturbations is not None:
                 recordings[game].rows["perturbations"].append(perturbations[row])
-        observations, rewards, terminations, truncations, _ = env.step(actions)
+        observations, rewards, terminations, truncations, info = env.step(actions)
+        before, lives = lives, _lives(info, env, serve)
+        lost = lives < before
         for game in playing:
             recordings[game].outcome(float(rewards[game]), bool(terminations[game] or truncations[game]))
         if any(recordings[game].over for game in playing):
             yield
+
+
+def _lives(info: Mapping[str, Any], env: VectorEnv, serve: int | None) -> NDArray[np.int64]:
+    """Lives that are left in every game; zeros where nobody asks."""
+    if serve is None:
+        return np.zeros(env.num_envs, np.int64)
+    if "lives" not in info:
+        raise RoboprefError("the environment does not say how many lives are left: leave serve out.")
+    return np.asarray(info["lives"], np.int64)
 
 
 def duplicate_episodes(traces: Sequence[EpisodeTrace]) -> list[tuple[int, ...]]:

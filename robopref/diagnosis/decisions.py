@@ -39,6 +39,32 @@ def action_gaps(q_values: NDArray[Any]) -> NDArray[Any]:
     return gaps
 
 
+def synonym_labels(n_actions: int, synonyms: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """int64 [n_actions], equal for actions that are synonyms: the least index of their group.
+
+    Raises:
+        RoboprefError: an index outside 0..n_actions-1, or an action in two groups.
+    """
+    labels = np.arange(n_actions)
+    members = [action for group in synonyms for action in group]
+    if len(set(members)) != len(members) or not all(0 <= action < n_actions for action in members):
+        raise RoboprefError(f"synonyms are disjoint groups of actions 0 to {n_actions - 1}, got {synonyms}.")
+    for group in synonyms:
+        labels[list(group)] = min(group)
+    return labels
+
+
+def other_gaps(q_values: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[Any]:
+    """Best Q minus that of the best action with another label, of q_values [N, n_actions] -> [N].
+
+    Infinite where all actions are synonyms.
+    """
+    best = q_values.argmax(axis=1)
+    others = np.where(labels[None] == labels[best][:, None], -np.inf, q_values)
+    gaps: NDArray[Any] = q_values.max(axis=1) - others.max(axis=1)
+    return gaps
+
+
 def value_scale(q_values: NDArray[Any]) -> float:
     """The median over states of (highest - lowest Q), of q_values [N, n_actions]."""
     return float(np.median(np.ptp(q_values, axis=1)))

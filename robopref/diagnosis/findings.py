@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.diagnosis.record_files import load_record, save_record
-from robopref.diagnosis.results import Distortion, Subspace
+from robopref.diagnosis.results import Subspace
 from robopref.errors import RoboprefError
 
 
@@ -79,6 +79,14 @@ class RandomFindings:
 
 
 @dataclass(frozen=True)
+class PartFindings:
+    """Some states of a set, as many as another set has that is to be held against them."""
+
+    identity: str
+    sensitivity: Sensitivity
+
+
+@dataclass(frozen=True)
 class CleanFindings:
     """The clean set. Arrays over steps are of all its episodes, one after the other.
 
@@ -88,6 +96,8 @@ class CleanFindings:
         norms: float64, along the first ``series_lengths`` steps of each episode.
         series_lengths: int64 [E].
         gaps: float32, of every step.
+        other_gaps: float32, of every step: best Q minus that of the best action that is no synonym of it.
+        choices: int64 [E, n_actions], in how many states of each episode an action is the greedy one.
         scale: of the values.
         distances: float32 [n_states], and ``distance_episodes`` int64 [n_states] whose they are.
         typical_state, median_frame: as in ``Spatial``.
@@ -105,6 +115,8 @@ class CleanFindings:
     norms: NDArray[np.float64]
     series_lengths: NDArray[np.int64]
     gaps: NDArray[Any]
+    other_gaps: NDArray[Any]
+    choices: NDArray[np.int64]
     scale: float
     distances: NDArray[Any]
     distance_episodes: NDArray[np.int64]
@@ -126,8 +138,11 @@ class ConditionFindings:
         identity: as above.
         played: its own episodes; of an attack, those played under it, and None if there are none.
         sensitivity: of its states.
-        flips, flip_states: int64 [E0], per clean episode: states whose action flipped, of how many. [0] for the null.
-        distortion: of an attack.
+        flips, synonym_flips, flip_states: int64 [E0], per clean episode: states whose action flipped, those of them
+            that flipped to a synonym, and states in all. [0] for the null.
+        distortions: of an attack, float64 [N, 4]: L0, L1, L2, Linf of what was added to each state. [0, 4] else.
+        flipped, state_episodes: of an attack, bool [N] and int64 [N]: whether a state's action flipped, and the clean
+            episode that it is of. [0] else.
         example: uint8 [2, H, W] or [2, H, W, 3]; None for the null.
     """
 
@@ -135,12 +150,15 @@ class ConditionFindings:
     played: Played | None
     sensitivity: Sensitivity
     flips: NDArray[np.int64]
+    synonym_flips: NDArray[np.int64]
     flip_states: NDArray[np.int64]
-    distortion: Distortion | None
+    distortions: NDArray[np.float64]
+    flipped: NDArray[np.bool_]
+    state_episodes: NDArray[np.int64]
     example: NDArray[np.uint8] | None
 
 
-Findings = TypeVar("Findings", RandomFindings, CleanFindings, ConditionFindings)
+Findings = TypeVar("Findings", RandomFindings, CleanFindings, ConditionFindings, PartFindings)
 
 
 def identity_of(*parts: Any) -> str:

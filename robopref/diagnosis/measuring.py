@@ -19,20 +19,28 @@ from robopref.diagnosis.collection import (
     episode_digest,
     stack_frames,
 )
-from robopref.diagnosis.decisions import action_gaps, boundary_distances, greedy_actions, value_scale
+from robopref.diagnosis.decisions import (
+    action_gaps,
+    boundary_distances,
+    greedy_actions,
+    other_gaps,
+    synonym_labels,
+    value_scale,
+)
 from robopref.diagnosis.directions import PrincipalDirections, StreamingDirections, fitting_rank, principal_directions
-from robopref.diagnosis.findings import CleanFindings, ConditionFindings, Played, Sensitivity
+from robopref.diagnosis.findings import CleanFindings, ConditionFindings, PartFindings, Played, Sensitivity
 from robopref.diagnosis.gradients import Context, iter_state_gradients, state_gradients, to_pixels, working_copy
 from robopref.diagnosis.instability import find_peaks
 from robopref.diagnosis.plan import Plan
-from robopref.diagnosis.results import Distortion
 from robopref.diagnosis.subspace import episode_grams, episode_leakage, leading_subspace
 from robopref.errors import RoboprefError
 from robopref.protocols import QPolicy
 
 Advance = Callable[[int, int], None]
 Batches = Callable[[], Iterator[NDArray[Any]]]
+Flips = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 _CHANGED = 1e-6  # of a pixel in [0, 1]
+_NO_ATTACK = (np.zeros((0, 4)), np.zeros(0, bool), np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,24 @@ def select_states(lengths: Sequence[int], max_states: int) -> Selection:
     """Every n-th state of the episodes put end to end, n the least that leaves at most ``max_states`` (0: all)."""
     total = int(sum(lengths))
     stride = -(-total // max_states) if max_states else 1
-    chosen = np.arange(0, total, stride)
+    return _selected(np.arange(0, total, stride), lengths)
+
+
+def select_as_many(lengths: Sequence[int], n_states: int) -> Selection:
+    """``n_states`` of the episodes' states, as evenly spaced as whole steps allow; all of them if there are fewer."""
+    total = int(sum(lengths))
+    n = min(n_states, total)
+    return _selected(np.arange(n) * total // n, lengths)
+
+
+def attack_selection(traces: Sequence[EpisodeTrace], shape: Sequence[int], plan: Plan) -> Selection:
+    """The clean states that every attack is tried on; no more than half the memory limit holds as gradients."""
+    itemsize = 8 if plan.dtype == "float64" else 4
+    fitting = max(1, plan.memory_limit // (2 * int(np.prod(shape)) * itemsize))
+    return select_states([len(trace) for trace in traces], min(plan.attack_states, fitting))
+
+
+def _selected(chosen: NDArray[np.int64], lengths: Sequence[int]) -> Selection:
     ends = np.cumsum(lengths)
     episode_of = np.searchsorted(ends, chosen, side="right")
     steps = chosen - (ends - np.asarray(lengths))[episode_of]
@@ -82,7 +107,12 @@ def distinct_episodes(traces: Sequence[EpisodeTrace]) -> tuple[list[EpisodeTrace
 
 
 def measure_clean(
-    q_policy: QPolicy, traces: Sequence[EpisodeTrace], plan: Plan, identity: str, advance: Advance
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+    synonyms: Sequence[Sequence[int]] = (),
 ) -> CleanFindings:
     """Everything about the clean episodes; ``advance`` is told states done and in all."""
     kept, played = distinct_episodes(traces)
@@ -139,6 +169,8 @@ def measure_clean(
         norms=np.concatenate(norms),
         series_lengths=np.array([len(values) for values in norms]),
         gaps=action_gaps(q_values).astype(np.float32),
+        other_gaps=other_gaps(q_values, synonym_labels(q_values.shape[1], synonyms)).astype(np.float32),
+        choices=np.stack([np.bincount(t.q_values.argmax(axis=1), minlength=q_values.shape[1]) for t in kept]),
         scale=value_scale(q_values),
         distances=distances,
         distance_episodes=selection.episode_of,
@@ -172,30 +204,55 @@ def measure_null(
     played, sensitivity = _played_set(q_policy, fresh or traces, clean, plan, advance)
     played = replace(played, repeats=len(traces) - len(fresh) + (played.repeats if fresh else 0))
     none = np.zeros(0, np.int64)
-    return ConditionFindings(identity, played, sensitivity, none, none, None, None)
+    return ConditionFindings(identity, played, sensitivity, none, none, none, *_NO_ATTACK, None)
+
+
+def measure_part(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    selection: Selection,
+    clean: CleanFindings,
+    plan: Plan,
+    identity: str,
+    advance: Advance,
+) -> PartFindings:
+    """Some states of different episodes, against the clean set; ``advance`` is told states done and in all."""
+    return PartFindings(identity, _selected_set(q_policy, traces, selection, clean, plan, advance))
+
+
+def independent_episodes(traces: Sequence[EpisodeTrace], clean_digests: Collection[bytes]) -> list[EpisodeTrace]:
+    """The different episodes of the null control that repeat no clean one; if all do, those that differ."""
+    fresh = [trace for trace in traces if episode_digest(trace) not in clean_digests]
+    return distinct_episodes(fresh or traces)[0]
 
 
 def count_flips(
-    q_policy: QPolicy, shift: Shift, clean_traces: Sequence[EpisodeTrace], plan: Plan
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How often a shift flips the action in the clean states, and of how many, per episode: int64 [E] each."""
+    q_policy: QPolicy,
+    shift: Shift,
+    clean_traces: Sequence[EpisodeTrace],
+    plan: Plan,
+    synonyms: Sequence[Sequence[int]] = (),
+) -> Flips:
+    """How often a shift flips the action in the clean states, how often to a synonym, and of how many: [E] each."""
     kept, _ = distinct_episodes(clean_traces)
     selection = select_states([len(trace) for trace in kept], plan.max_states)
+    labels = synonym_labels(kept[0].q_values.shape[1], synonyms)
     flips = []
     for trace, steps in zip(kept, selection.steps, strict=True):
         context = trace.context_at(steps)
         before = greedy_actions(q_policy, trace.states(steps), context=context)
         shifted = stack_frames(shift(trace.frames), trace.frame_stack, steps)
         after = greedy_actions(q_policy, shifted, context=context)
-        flips.append(int((before != after).sum()))
-    return np.array(flips), np.array([len(steps) for steps in selection.steps])
+        flips.append(_flipped(before, after, labels).sum(axis=1))
+    counts = np.array(flips, np.int64)
+    return counts[:, 0], counts[:, 1], np.array([len(steps) for steps in selection.steps])
 
 
 def measure_shift(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
     shift: Shift,
-    flips: tuple[NDArray[np.int64], NDArray[np.int64]],
+    flips: Flips,
     clean: CleanFindings,
     plan: Plan,
     identity: str,
@@ -205,7 +262,7 @@ def measure_shift(
     played, sensitivity = _played_set(q_policy, traces, clean, plan, advance)
     frame = _newest(clean)
     example = np.stack([frame, shift(frame[None])[0]])
-    return ConditionFindings(identity, played, sensitivity, *flips, None, example)
+    return ConditionFindings(identity, played, sensitivity, *flips, *_NO_ATTACK, example)
 
 
 def measure_attack(
@@ -217,6 +274,7 @@ def measure_attack(
     plan: Plan,
     identity: str,
     advance: Advance,
+    synonyms: Sequence[Sequence[int]] = (),
 ) -> ConditionFindings:
     """Clean states, attacked: their gradients, the flips, the distortion; and the episodes played under the attack.
 
@@ -226,18 +284,17 @@ def measure_attack(
         attack: pixels [B, C, H, W] -> attacked pixels; given ``context`` where the traces have one.
         clean: the clean set.
         clean_traces: its episodes.
-        plan: the settings; no more states are attacked than half the memory limit holds as gradients.
+        plan: the settings; ``attack_selection`` says which states are attacked.
         identity: to keep with the findings.
         advance: told states done and in all.
+        synonyms: groups of actions that do the same.
 
     Raises:
         RoboprefError: the attack gives pixels of another shape, outside [0, 1] or not finite.
     """
     kept, _ = distinct_episodes(clean_traces)
-    dimension = int(np.prod(clean.shape))
-    itemsize = 8 if plan.dtype == "float64" else 4
-    fitting = max(1, plan.memory_limit // (2 * dimension * itemsize))
-    selection = select_states([len(trace) for trace in kept], min(plan.attack_states, fitting))
+    selection = attack_selection(kept, clean.shape, plan)
+    labels = synonym_labels(kept[0].q_values.shape[1], synonyms)
     policy, device = working_copy(q_policy, torch.float32)
     attacked_states: list[NDArray[np.float32]] = []
     measures: list[NDArray[np.float64]] = []
@@ -250,10 +307,10 @@ def measure_attack(
         attacked_states.append(attacked.cpu().numpy())
         contexts.append(context)
         before = greedy_actions(policy, pixels.cpu().numpy(), context=context)
-        flipped.append(before != greedy_actions(policy, attacked_states[-1], context=context))
+        flipped.append(_flipped(before, greedy_actions(policy, attacked_states[-1], context=context), labels))
         measures.append(_distortions(attacked - pixels))
         advance(sum(map(len, attacked_states)), len(selection))
-    states, distortions, flips = np.concatenate(attacked_states), np.concatenate(measures), np.concatenate(flipped)
+    states, distortions, flips = np.concatenate(attacked_states), np.concatenate(measures), np.hstack(flipped)
     sensitivity = _sensitivity(
         _batches(q_policy, lambda: iter(attacked_states), lambda: iter(contexts), plan),
         selection.episode_of,
@@ -262,7 +319,6 @@ def measure_attack(
         plan,
         clean,
     )
-    l0, l1, l2, linf = distortions.mean(axis=0)
     nearest = int(np.argmin(np.abs(states - clean.typical_state / np.float32(255)).sum(axis=(1, 2, 3))))
     steps = [(episode, int(step)) for episode, steps in enumerate(selection.steps) for step in steps]
     original = kept[steps[nearest][0]].states([steps[nearest][1]])[0]
@@ -273,11 +329,12 @@ def measure_attack(
         identity=identity,
         played=distinct_episodes(traces)[1] if traces else None,
         sensitivity=sensitivity,
-        flips=np.array([int(flips[selection.episode_of == e].sum()) for e in range(len(kept))]),
+        flips=np.bincount(selection.episode_of[flips[0]], minlength=len(kept)),
+        synonym_flips=np.bincount(selection.episode_of[flips[1]], minlength=len(kept)),
         flip_states=np.array([len(steps) for steps in selection.steps]),
-        distortion=Distortion(
-            float(l0), float(l1), float(l2), float(linf), float(distortions[flips, 2].mean()) if flips.any() else None
-        ),
+        distortions=distortions,
+        flipped=flips[0],
+        state_episodes=selection.episode_of,
         example=example.astype(np.uint8),
     )
 
@@ -287,6 +344,17 @@ def _played_set(
 ) -> tuple[Played, Sensitivity]:
     kept, played = distinct_episodes(traces)
     selection = select_states(played.lengths.tolist(), plan.max_states)
+    return played, _selected_set(q_policy, kept, selection, clean, plan, advance)
+
+
+def _selected_set(
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    selection: Selection,
+    clean: CleanFindings,
+    plan: Plan,
+    advance: Advance,
+) -> Sensitivity:
     done = 0
 
     def note(batch: NDArray[Any]) -> None:
@@ -294,8 +362,8 @@ def _played_set(
         done += len(batch)
         advance(done, len(selection))
 
-    batches = _gradient_batches(q_policy, kept, selection.steps, plan)
-    return played, _sensitivity(batches, selection.episode_of, len(kept), clean.shape, plan, clean, note)
+    batches = _gradient_batches(q_policy, traces, selection.steps, plan)
+    return _sensitivity(batches, selection.episode_of, len(traces), clean.shape, plan, clean, note)
 
 
 def _sensitivity(
@@ -456,6 +524,12 @@ def _check_attacked(attacked: Tensor, pixels: Tensor) -> None:
         )
     if not (attacked.isfinite().all() and attacked.min() >= -_CHANGED and attacked.max() <= 1 + _CHANGED):
         raise RoboprefError("an attack must give finite pixels in [0, 1].")
+
+
+def _flipped(before: NDArray[np.int64], after: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """bool [2, N]: whether the action is another one, and whether that one is a synonym of the first."""
+    differs = before != after
+    return np.stack([differs, differs & (labels[before] == labels[after])])
 
 
 def _distortions(added: Tensor) -> NDArray[np.float64]:

@@ -20,14 +20,26 @@ import torch
 from robopref.diagnosis.assembling import Kind, MeasuredCondition, assemble
 from robopref.diagnosis.collection import Attack, EpisodeTrace, Shift, episode_digest, load_traces, save_traces
 from robopref.diagnosis.competence import Indifferent
-from robopref.diagnosis.findings import CleanFindings, ConditionFindings, KeptFindings, RandomFindings, identity_of
+from robopref.diagnosis.findings import (
+    CleanFindings,
+    ConditionFindings,
+    KeptFindings,
+    PartFindings,
+    RandomFindings,
+    Sensitivity,
+    identity_of,
+)
 from robopref.diagnosis.measuring import (
+    attack_selection,
     count_flips,
     distinct_episodes,
+    independent_episodes,
     measure_attack,
     measure_clean,
     measure_null,
+    measure_part,
     measure_shift,
+    select_as_many,
 )
 from robopref.diagnosis.plan import Plan
 from robopref.diagnosis.results import Diagnosis, Subject, save_diagnosis
@@ -105,7 +117,9 @@ class _Run:
         self._kept = KeptFindings(None if out is None else out / SETS)
         told = describe_policy(q_policy) if subject is None else asdict(subject)
         self._identity = (told, asdict(plan))
+        self._synonyms = () if subject is None else subject.synonyms
         self._clean_traces: list[EpisodeTrace] | None = None
+        self._null_traces: list[EpisodeTrace] | None = None
 
     def diagnose(self, shifts: dict[str, Shift], attacks: dict[str, Attack], notes: tuple[str, ...]) -> Diagnosis:
         names = ["clean", "random", "null", *shifts, *attacks]
@@ -122,10 +136,25 @@ class _Run:
         for name, attack in attacks.items():
             measure = partial(self._attack, name, attack, clean)
             measured.append(self._condition(name, "attack", _attack_text(attack), measure))
+        nulls = self._nulls_of_the_same_size(measured, clean)
+        originals = None
+        if attacks:
+            before = partial(self._originals, clean)
+            originals = self._kept.get("attacked-before", PartFindings, self._id("attacked before"), before)
         rewards = {trace.seed: trace.rewards for trace in self._clean(clean)} if attacks else {}
         subject = self._subject or _default_subject(self._policy, clean)
         self._check_stop()
-        diagnosis = assemble(subject, self._plan, software_versions(), random, clean, measured, rewards)
+        diagnosis = assemble(
+            subject,
+            self._plan,
+            software_versions(),
+            random,
+            clean,
+            measured,
+            clean_rewards=rewards,
+            nulls=nulls,
+            originals=None if originals is None else originals.sensitivity,
+        )
         diagnosis = replace(diagnosis, statements=diagnosis.statements + notes)
         if self._out is not None:
             save_diagnosis(self._out, diagnosis)
@@ -146,7 +175,9 @@ class _Run:
         else:
             (self._out / SETS).mkdir(parents=True, exist_ok=True)
             save_traces(self._traces_path(), distinct)
-        return measure_clean(self._policy, traces, self._plan, identity, self._advance("clean: gradients"))
+        return measure_clean(
+            self._policy, traces, self._plan, identity, self._advance("clean: gradients"), self._synonyms
+        )
 
     def _random(self, clean: CleanFindings, identity: str) -> RandomFindings:
         player = Indifferent(clean.peak_q_values.shape[1])
@@ -157,13 +188,53 @@ class _Run:
     def _null(self, clean: CleanFindings, identity: str) -> ConditionFindings:
         digests = {episode_digest(trace) for trace in self._clean(clean)}
         traces = self._play("null", self._plan.null_seed)
+        self._keep_null(independent_episodes(traces, digests))
         return measure_null(
             self._policy, traces, clean, digests, self._plan, identity, self._advance("null: gradients")
         )
 
+    def _nulls_of_the_same_size(
+        self, measured: Sequence[MeasuredCondition], clean: CleanFindings
+    ) -> dict[int, Sensitivity]:
+        """For every size of a set that is not the null control's own: as many states of the null's episodes."""
+        if not self._plan.null:
+            return {}
+        (own, *others) = (condition.findings.sensitivity.n_states for condition in measured)
+        nulls = {}
+        for size in sorted(set(others) - {own}):
+            name = f"null of {size} states"
+            found = self._kept.get(name, PartFindings, self._id(name), partial(self._null_part, size, clean))
+            nulls[size] = found.sensitivity
+        return nulls
+
+    def _null_part(self, size: int, clean: CleanFindings, identity: str) -> PartFindings:
+        traces = self._null_episodes()
+        selection = select_as_many([len(trace) for trace in traces], size)
+        advance = self._advance(f"null of {size} states: gradients")
+        return measure_part(self._policy, traces, selection, clean, self._plan, identity, advance)
+
+    def _originals(self, clean: CleanFindings, identity: str) -> PartFindings:
+        traces = self._clean(clean)
+        selection = attack_selection(traces, clean.shape, self._plan)
+        advance = self._advance("attacked states before the attack: gradients")
+        return measure_part(self._policy, traces, selection, clean, self._plan, identity, advance)
+
+    def _keep_null(self, traces: list[EpisodeTrace]) -> None:
+        if self._out is None:
+            self._null_traces = traces
+        else:
+            (self._out / SETS).mkdir(parents=True, exist_ok=True)
+            save_traces(self._out / SETS / "null_episodes.npz", traces)
+
+    def _null_episodes(self) -> list[EpisodeTrace]:
+        if self._null_traces is not None:
+            return self._null_traces
+        assert self._out is not None  # without a directory the traces are in memory
+        return load_traces(self._out / SETS / "null_episodes.npz")
+
     def _shift(self, name: str, shift: Shift, clean: CleanFindings, identity: str) -> ConditionFindings:
         # Before it is played: the clean episodes and the shifted ones need not be in memory together.
-        flips = count_flips(self._policy, shift, self._clean(clean), self._plan)
+        flips = count_flips(self._policy, shift, self._clean(clean), self._plan, self._synonyms)
         traces = self._play(name, self._plan.clean_seed, shift=shift)
         return measure_shift(
             self._policy, traces, shift, flips, clean, self._plan, identity, self._advance(f"{name}: gradients")
@@ -182,6 +253,7 @@ class _Run:
             self._plan,
             identity,
             self._advance(f"{name}: states attacked"),
+            self._synonyms,
         )
 
     def _play(

@@ -73,7 +73,13 @@ class QuotientSample:
 
 
 def bootstrap_quotient(
-    base: Subspace, shifted: Subspace, cross_grams: NDArray[np.float64], *, n_resamples: int = 1000, seed: int = 0
+    base: Subspace,
+    shifted: Subspace,
+    cross_grams: NDArray[np.float64],
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    paired: bool = False,
 ) -> QuotientSample:
     """Lambda(S', S) under resampling of the episodes of both sets, each in its leading subspace.
 
@@ -86,15 +92,21 @@ def bootstrap_quotient(
         cross_grams: [E', r, r], the episodes of S' in the subspace of S (``episode_grams`` with its basis).
         n_resamples: R.
         seed: of the resampling.
+        paired: S' was made of states of the base episodes (episode e of the one is episode e of the other), so that a
+            resample draws the same episodes on both sides.
 
     Raises:
-        RoboprefError: the gradients of either set all vanish.
+        RoboprefError: the gradients of either set all vanish, or they are paired and have not as many episodes.
     """
+    if paired and len(base.grams) != len(shifted.grams):
+        raise RoboprefError(
+            f"paired sets have the same episodes, got {len(base.grams)} and {len(shifted.grams)} of them."
+        )
     for name, subspace in (("base", base), ("shifted", shifted)):
         if not subspace.traces.any():
             raise RoboprefError(f"all gradients of the {name} set vanish, so the quotient is undefined.")
     base_counts = _with_whole(resample_counts(len(base.grams), n_resamples, [seed, 0]))
-    counts = _with_whole(resample_counts(len(shifted.grams), n_resamples, [seed, 1]))
+    counts = base_counts if paired else _with_whole(resample_counts(len(shifted.grams), n_resamples, [seed, 1]))
     base_values, directions = leading_vectors(base_counts, base.grams)
     largest = leading_vectors(counts, shifted.grams)[0][:, 0]
     direction = directions[:, 0]

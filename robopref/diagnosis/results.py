@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.diagnosis.record_files import load_record, save_record
-from robopref.evaluation.statistics import Estimate
+from robopref.evaluation.statistics import Estimate, Rate
 
 SUMMARY_FILE = "summary.json"
 ARRAYS_FILE = "arrays.npz"
@@ -41,6 +41,7 @@ class Subject:
         frame_stack: frames in a state.
         channels_per_frame: 1 grayscale, 3 colour (the three channels of a frame are neighbours).
         head: which decision of the policy; empty when it makes only one, else e.g. "action dimension 3 of 4".
+        synonyms: groups of actions, by index, that do the same in this task, all but always.
     """
 
     policy: str
@@ -54,6 +55,7 @@ class Subject:
     frame_stack: int
     channels_per_frame: int
     head: str = ""
+    synonyms: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,26 @@ class Instability:
 
 
 @dataclass(frozen=True)
+class Habit:
+    """What a policy chooses in more than 99 % of the states that it met, so that they hardly show a boundary.
+
+    Attributes:
+        actions: the action's index, or those of several that are synonyms.
+        share: of the states.
+        states: how many there were.
+    """
+
+    actions: tuple[int, ...]
+    share: Estimate
+    states: int
+
+    @property
+    def always(self) -> bool:
+        """In every single one."""
+        return self.share.value == 1
+
+
+@dataclass(frozen=True)
 class Decisions:
     """How clear the clean decisions are.
 
@@ -189,6 +211,10 @@ class Decisions:
         distances: float32 [n], first-order distance to the boundary with the runner-up, gap / |grad gap|_2, in the L2
             norm of pixels in [0, 1]; infinite where the gap does not move with the pixels.
         median_distance: of these.
+        synonym_ties: share of states that are near-ties among synonyms only: the best action that does something else
+            is no near-tie. Contained in ``near_ties``. None where no actions are synonyms.
+        choices: int64 [E, n_actions], in how many states of each clean episode an action is the greedy one.
+        habit: None where the policy makes use of its choice.
     """
 
     gaps: Floats
@@ -198,23 +224,32 @@ class Decisions:
     median_gap: Estimate
     distances: Floats
     median_distance: Estimate | None
+    synonym_ties: Estimate | None = None
+    choices: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    habit: Habit | None = None
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """What an attack added to the pixels in [0, 1], over the attacked states.
+    """What an attack added to the pixels in [0, 1], over the attacked states, resampled by episode.
 
     Attributes:
         l0: mean number of channels of pixels that changed by more than 1e-6.
         l1, l2, linf: mean norms.
         l2_of_successes: mean over the states whose action flipped; None if none did.
+        successes: flipped of attacked states. Its Wilson interval takes them for independent, as states of an episode
+            are not: ``Condition.flips`` has the one over episodes.
+        by_episode: float64 [E, 7], per clean episode: attacked states, flipped ones, and sums of L0, L1, L2, Linf over
+            the former and of L2 over the latter.
     """
 
-    l0: float
-    l1: float
-    l2: float
-    linf: float
-    l2_of_successes: float | None
+    l0: Estimate
+    l1: Estimate
+    l2: Estimate
+    linf: Estimate
+    l2_of_successes: Estimate | None
+    successes: Rate
+    by_episode: Floats
 
 
 @dataclass(frozen=True)
@@ -229,7 +264,8 @@ class Condition:
         n_episodes: different episodes behind the states.
         n_states, n_zero: states whose gradients were taken, and how many of these were exactly zero.
         quotient: Lambda(this set, clean set) in [0, 1]. None if either set's gradients all vanish.
-        below_null: Lambda(null) - Lambda(this), resampled together. None for the null itself.
+        below_null: Lambda(null) - Lambda(this), resampled together, for a null of as many states. None for the null
+            itself.
         reduction_error: bound on the relative error of a resampled lambda_max that comes from resampling in the
             leading subspace (``robopref.diagnosis.quotient``).
         flips: share of clean states, seen under the shift or attack, whose greedy action differs. None for the null.
@@ -242,6 +278,13 @@ class Condition:
             condition. None for the null.
         direction: float32 [C, H, W], the principal direction of this set.
         resamples: float64 [R], bootstrap values behind ``quotient``.
+        null_states, null_quotient: of the null that this is held against: states of the independent episodes, drawn
+            likewise, as many as this set has (or all, where there are fewer), and their Lambda. None for the null.
+        clean_quotient: of an attack: Lambda of the same states before the attack.
+        below_clean: ``clean_quotient`` minus ``quotient``, the same episodes drawn on both sides.
+        synonym_flips: share of the clean states whose action flips to a synonym, which changes next to nothing;
+            contained in ``flips``. None for the null and where no actions are synonyms.
+        flips_by_episode: int64 [E, 3], per clean episode: states, flips, flips to a synonym. [0, 3] for the null.
     """
 
     name: str
@@ -262,6 +305,12 @@ class Condition:
     example: NDArray[np.uint8] | None
     direction: Floats
     resamples: Floats
+    null_states: int | None = None
+    null_quotient: Estimate | None = None
+    clean_quotient: Estimate | None = None
+    below_clean: Estimate | None = None
+    synonym_flips: Estimate | None = None
+    flips_by_episode: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), np.int64))
 
 
 @dataclass(frozen=True)

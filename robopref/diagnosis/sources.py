@@ -38,10 +38,11 @@ class GameSource:
     Args:
         make_env: as ``collect_episodes`` takes it, frames unstacked; made once, at the first episode.
         frame_stack: frames in a state of the policy.
+        serve: as ``collect_episodes`` takes it.
     """
 
-    def __init__(self, make_env: Callable[[], VectorEnv], frame_stack: int) -> None:
-        self._make_env, self._frame_stack = make_env, frame_stack
+    def __init__(self, make_env: Callable[[], VectorEnv], frame_stack: int, *, serve: int | None = None) -> None:
+        self._make_env, self._frame_stack, self._serve = make_env, frame_stack, serve
         self._env: VectorEnv | None = None
 
     def play(
@@ -70,6 +71,7 @@ class GameSource:
             attack=attack,
             max_steps=max_steps,
             keep_perturbations=False,
+            serve=self._serve,
             progress=progress,
         )
 

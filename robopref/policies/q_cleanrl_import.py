@@ -30,11 +30,12 @@ from robopref.policies.q_policy import Head, QPolicySpec, check_finite, content_
 
 CLEANRL = "cleanrl"
 STATE_DICT = "state-dict"
+_FIRE: dict[str, Any] = {"fire_reset": True}
 _CONVOLUTIONS = ("network.0", "network.2", "network.4")
 _RECURRENT = ("lstm", "gru", "rnn")
 _WRAPPERS = (
     "Whether training ended episodes at a lost life, pressed FIRE at their start or clipped rewards (CleanRL's Atari "
-    "scripts do all three) is not in the file."
+    "scripts do all three) is not in the file; that it pressed FIRE is taken for granted."
 )
 _ASSUMED = "The activations are taken to be rectifiers and the outputs action values, which a state dict does not say."
 
@@ -108,7 +109,7 @@ def import_state_dict(
         source=str(source),
         policy_id=content_id(names.kind, network.state_dict()),
         game=hint.game,
-        environment=hint.environment,
+        environment=(_FIRE if names.kind == CLEANRL else {}) | (hint.environment or {}) or None,
         notes=(*hint.notes, *size_notes, _WRAPPERS if names.kind == CLEANRL else _ASSUMED),
         about=_about(beside),
     )

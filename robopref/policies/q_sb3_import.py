@@ -34,6 +34,9 @@ from robopref.policies.q_policy import Head, QPolicySpec, check_finite, content_
 from robopref.policies.q_weights import find_state_dict, read_torch
 
 KIND = "stable-baselines3"
+ATARI_WRAPPER: dict[str, Any] = {"fire_reset": True}
+"""What Stable-Baselines3's AtariWrapper does to a game that a policy may not be able to play without."""
+
 _VERSION = "_stable_baselines3_version"
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.ReLU, nn.Tanh, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Identity)
@@ -48,7 +51,7 @@ _FOREIGN = {
 }
 _WRAPPERS = (
     "Whether training ended episodes at a lost life, pressed FIRE at their start or clipped rewards "
-    "(Stable-Baselines3's AtariWrapper does all three) is not in the file."
+    "(Stable-Baselines3's AtariWrapper does all three) is not in the file; that it pressed FIRE is taken for granted."
 )
 
 
@@ -139,7 +142,7 @@ def import_sb3(
         source=str(source),
         policy_id=content_id(KIND, network.state_dict()),
         game=hint.game,
-        environment=hint.environment,
+        environment=ATARI_WRAPPER | (hint.environment or {}),
         notes=(*hint.notes, *size_notes, _WRAPPERS),
         about=_about(archive),
     )

@@ -13,7 +13,7 @@ from robopref.policies.q_hints import GameHint
 from robopref.policies.q_module import ModuleQPolicy, as_q_policy
 from robopref.policies.q_nature import UnsupportedLayoutError
 from robopref.policies.q_policy import check_finite, content_id
-from robopref.policies.q_sb3_import import KIND, Sb3Archive
+from robopref.policies.q_sb3_import import ATARI_WRAPPER, KIND, Sb3Archive
 
 # What belongs to training and may need code that no longer exists; the policy does not.
 _TRAINING_ONLY: dict[str, Any] = {
@@ -84,7 +84,7 @@ def load_trusted_sb3(
         channels_per_frame=per_frame,
         image_size=(space.shape[1], space.shape[2]),
         game=hint.game,
-        environment=hint.environment,
+        environment=ATARI_WRAPPER | (hint.environment or {}),
         name=str(path),
     )
     policy.spec = replace(

@@ -27,13 +27,15 @@ from robopref.reporting.diagnosis_words import (
     estimate_text,
     has_interval,
     intervals_text,
+    null_of,
     number,
+    paired_difference,
     percent_text,
     shortened,
     told_apart,
 )
 from robopref.reporting.figures import Chart, drawing, percent_axis, zero_line
-from robopref.reporting.palette import BLACK, BLUE, LIGHT_GREY, VERMILLION
+from robopref.reporting.palette import BLACK, BLUE, GREY, LIGHT_GREY, VERMILLION
 
 _KIND_COLORS = {"null": BLACK, "shift": BLUE, "attack": VERMILLION}
 _KIND_MARKERS = {"null": "D", "shift": "o", "attack": "s"}
@@ -56,7 +58,7 @@ def _height(groups: Sequence[tuple[str, Sequence[str]]]) -> float:
 
 
 def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> Chart | None:
-    """Lambda of every condition with its interval, the null's interval as a band; None where none is defined."""
+    """Lambda of every condition with its interval over that of its null; None where none is defined."""
     shown = [condition for condition in conditions if condition.quotient is not None]
     if not shown:
         return None
@@ -67,8 +69,6 @@ def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -
     told = []
     with drawing(WIDTH, _height(groups) + 0.25) as figure:
         axes, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
-        if null is not None and null.quotient is not None and has_interval(null.quotient):
-            axes.axvspan(null.quotient.low, null.quotient.high, color=LIGHT_GREY, alpha=0.75, linewidth=0, zorder=0)
         for condition, name in zip(shown, names, strict=True):
             assert condition.quotient is not None
             verdict = told_apart(condition, null)
@@ -78,9 +78,14 @@ def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -
                 "marker": _KIND_MARKERS[condition.kind],
                 "filled": condition.kind == "null" or verdict in (BELOW, ABOVE),
             }
+            axes.barh(y, condition.quotient.value, 0.5, color=look["color"], alpha=0.22, linewidth=0, zorder=1)
+            held = null_of(condition, null)
+            if held is not None and has_interval(held):
+                axes.barh(y, held.high - held.low, 0.86, held.low, color=GREY, alpha=0.55, linewidth=0, zorder=1.5)
             interval_row(axes, y, condition.quotient, **look)
-            if condition.below_null is not None:
-                interval_row(right, y, condition.below_null, **look)
+            difference = paired_difference(condition)
+            if difference is not None:
+                interval_row(right, y, difference, **look)
             told.append(f"{name} {estimate_text(condition.quotient)}{', ' + verdict if verdict else ''}")
         label_rows(axes, rows, headers)
         right.tick_params(axis="y", length=0)
@@ -88,27 +93,28 @@ def quotient_figure(conditions: Sequence[Condition], confidence: float = 0.95) -
         zero_line(right, vertical=True)
         right.locator_params(axis="x", nbins=5)
         axes.set(xlim=(-0.02, 1.02), xlabel="feature correlation quotient \u039b")
-        right.set(xlabel="\u039b of the null minus \u039b")
+        paired = any(condition.below_clean is not None for condition in shown)
+        right.set(
+            xlabel="\u039b of the null minus \u039b" + (";\nattacks: \u039b unattacked minus \u039b" if paired else "")
+        )
         axes.set_title("Quotient with the clean episodes")
-        right.set_title("Distance below the null")
+        right.set_title("Distance below the control")
         caption = "\u039b near 1: the decisions are sensitive along the same direction as in the clean episodes. "
         if null is not None:
             caption += (
                 "The null control is other episodes of the same policy, without any shift: what chance alone does. "
-                "Its interval is the grey band. Right: how far each lies below it, both resampled together, on a scale "
-                "of its own. Filled marks are told apart from the null; hollow marks are not: their interval overlaps "
-                "the band, or the interval of the difference holds zero. "
+                "The grey box in a row is the interval of a null of as many states as the row's. Right: how far each "
+                "lies below it, both resampled together, on a scale of its own"
+            )
+            caption += "; an attack below the same states unattacked. " if paired else ". "
+            caption += (
+                "Filled marks are told apart from the null; hollow marks are not: their interval overlaps the box, or "
+                "that of a difference holds zero. "
             )
         else:
             caption += "There is no null control, so nothing here can be told apart from chance. "
         n = min(condition.quotient.n for condition in shown if condition.quotient is not None)
         caption += f"Lines: {intervals_text(n, confidence)}."
-        few = min((c.n_states for c in shown if c.kind == "attack"), default=None)
-        if null is not None and few is not None and few < null.n_states:
-            caption += (
-                f" Attacks are tried on fewer states ({few}) than the null control has ({null.n_states}), which by "
-                "itself lowers \u039b a little: read small distances with care."
-            )
         apart = sum(told_apart(condition, null) == BELOW for condition in shown)
         alt = f"{apart} of {sum(c.kind != 'null' for c in shown)} lie below the null control. {'; '.join(told)}."
         return finished(figure, "quotients", "Does a shift change what the policy is sensitive to?", caption, alt)
@@ -129,6 +135,12 @@ def flips_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> C
             y = rows[KIND_NAMES[condition.kind], name]
             flips = condition.flips
             axes.barh(y, 100 * flips.value, 0.62, color=_KIND_COLORS[condition.kind], alpha=0.35, linewidth=0)
+            same = condition.synonym_flips
+            if same is not None and same.value > 0:
+                axes.barh(
+                    y, 100 * same.value, 0.62, color="none", edgecolor=_KIND_COLORS[condition.kind], hatch="////",
+                    linewidth=0.4,
+                )  # fmt: skip
             if has_interval(flips):
                 axes.plot([100 * flips.low, 100 * flips.high], [y, y], color=BLACK, linewidth=1.6)
             axes.plot(100 * flips.value, y, "|", color=BLACK, ms=9, mew=1.8)
@@ -139,8 +151,14 @@ def flips_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> C
             "The clean states, seen under each shift or attack: how many lead to another greedy action. For an attack "
             "this is its success rate. "
         )
+        if any(c.synonym_flips is not None for c in shown):
+            caption += "Hatched: to an action that does the same in this game all but always (a synonym). "
         caption += f"Lines: {intervals_text(n, confidence)}."
-        alt = "; ".join(f"{name} {percent_text(c.flips)}" for name, c in zip(names, shown, strict=True))
+        alt = "; ".join(
+            f"{name} {percent_text(c.flips)}"
+            + (f", between synonyms {percent_text(c.synonym_flips)}" if c.synonym_flips is not None else "")
+            for name, c in zip(names, shown, strict=True)
+        )
         return finished(figure, "flips", "How often the action changes", caption, alt + ".")
 
 
@@ -218,16 +236,18 @@ def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Ch
             y = rows["", name]
             low, value, high = (100 * part for part in (attack.flips.low, attack.flips.value, attack.flips.high))
             interval_row(success, y, Estimate(value, low, high, attack.flips.n), color=VERMILLION, marker="s")
-            size.plot(attack.distortion.l2, y, "s", color=VERMILLION, markerfacecolor="white", ms=6.5, mew=1.5)
+            interval_row(size, y, attack.distortion.l2, color=VERMILLION, marker="s", filled=False)
             if attack.distortion.l2_of_successes is not None:
-                size.plot(attack.distortion.l2_of_successes, y, "s", color=VERMILLION, ms=6.5)
+                interval_row(size, y, attack.distortion.l2_of_successes, color=VERMILLION, marker="s")
             difference = attack.score_difference
             if difference is not None:
                 clear = has_interval(difference) and not difference.low <= 0 <= difference.high
                 interval_row(cost, y, difference, color=VERMILLION, marker="s", filled=clear)
         label_rows(success, rows, headers)
         percent_axis(success, "success rate [%]")
-        sizes = [a.distortion.l2 for a in shown if a.distortion is not None]
+        sizes = [
+            size for a in shown if a.distortion is not None for size in (a.distortion.l2.low, a.distortion.l2.high)
+        ]
         if min(sizes) > 0 and max(sizes) > 20 * min(sizes):
             size.set_xscale("log")
             plain_log_ticks(size, vertical=False)
@@ -257,7 +277,7 @@ def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Ch
                 "filled mark's interval leaves zero aside."
             )
         alt = "; ".join(
-            f"{name} flips {percent_text(a.flips)} at mean L2 {number(a.distortion.l2)}"
+            f"{name} flips {percent_text(a.flips)} at mean L2 {estimate_text(a.distortion.l2)}"
             + (f", return {estimate_text(a.score_difference)} to clean" if a.score_difference is not None else "")
             for name, a in zip(names, shown, strict=True)
             if a.distortion is not None

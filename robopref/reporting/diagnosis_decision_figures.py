@@ -47,6 +47,8 @@ def gaps_figure(decisions: Decisions, value_unit: str) -> Chart:
         )
         if _lowest(gaps, edges):
             caption += f" The lowest bar also holds what lies further left ({_lowest(gaps, edges)} states)."
+        if decisions.synonym_ties is not None:
+            caption += f" Near-ties among synonyms only: {percent_text(decisions.synonym_ties)} of all states."
         alt = (
             f"Near-ties: {percent_text(decisions.near_ties)}. Median gap {estimate_text(decisions.median_gap)} "
             f"{value_unit}."
@@ -65,7 +67,7 @@ def distances_figure(decisions: Decisions, attacks: Sequence[Condition], size: i
     if not len(finite):
         return None
     needed = [
-        (name, attack.distortion.l2_of_successes)
+        (name, attack.distortion.l2_of_successes.value)
         for name, attack in zip(condition_names(attacks), attacks, strict=True)
         if attack.distortion is not None and attack.distortion.l2_of_successes is not None
     ]

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from robopref.diagnosis.instability import STATISTICS
 from robopref.diagnosis.results import SUMMARY_FILE, Condition, Diagnosis, load_diagnosis
+from robopref.evaluation.statistics import Estimate
 from robopref.reporting.diagnosis_condition_figures import (
     attacks_figure,
     examples_figure,
@@ -41,7 +43,9 @@ from robopref.reporting.diagnosis_words import (
     episodes_text,
     estimate_text,
     intervals_text,
+    null_of,
     number,
+    paired_difference,
     percent_text,
     settings_text,
     shown_statements,
@@ -137,6 +141,7 @@ def diagnosis_contents(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> 
         "policy_id": subject.policy_id,
         "architecture": subject.architecture,
         "untrained": diagnosis.competence.untrained,
+        "habit": _habit(diagnosis),
         "statements": shown_statements(diagnosis.statements),
         "findings": findings(diagnosis),
         "overview": _overview(diagnosis),
@@ -144,6 +149,7 @@ def diagnosis_contents(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> 
         "missing": _missing(diagnosis, charts),
         "facts": _facts(diagnosis),
         "measures": _measures(diagnosis),
+        "episodes": _episodes(diagnosis),
         "quotients": _quotients(diagnosis),
         "flips": _decisions(diagnosis),
         "attacks": _attacks(attacks, _confidence(diagnosis)) if attacks else None,
@@ -154,6 +160,7 @@ def diagnosis_contents(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> 
                     "id": subject.policy_id,
                     "architecture": subject.architecture,
                     "actions": list(subject.actions) if len(subject.actions) <= 18 else len(subject.actions),
+                    **({"synonyms": _synonyms(diagnosis)} if subject.synonyms else {}),
                     "state": " x ".join(map(str, subject.shape)),
                     "frame stack": subject.frame_stack,
                 },
@@ -180,6 +187,16 @@ def findings(diagnosis: Diagnosis) -> list[str]:
     cut = sum(not episode.finished for episode in diagnosis.instability.episodes)
     if cut:
         said[0] += f" {cut} of {len(diagnosis.instability.episodes)} episodes were cut before their end."
+    habit = diagnosis.decisions.habit
+    if habit is not None:
+        said.append(
+            f"It chooses {_habit(diagnosis)} in {percent_text(habit.share)} of {habit.states} visited states"
+            + (
+                ": its decision boundary is never met on them."
+                if habit.always
+                else ": its decision boundary is hardly met on them."
+            )
+        )
     if directions.share is not None:
         said.append(
             f"One direction in pixel space, G_S, holds {percent_text(directions.share)} of the squared gradients of "
@@ -187,7 +204,10 @@ def findings(diagnosis: Diagnosis) -> list[str]:
         )
     for kind in ("shift", "attack"):
         said += _apart(diagnosis, kind)
-    said.append(f"Near-ties make up {percent_text(diagnosis.decisions.near_ties)} of the states.")
+    ties = f"Near-ties make up {percent_text(diagnosis.decisions.near_ties)} of the states"
+    if diagnosis.decisions.synonym_ties is not None:
+        ties += f", of which {percent_text(diagnosis.decisions.synonym_ties)} among synonyms only"
+    said.append(ties + ".")
     return said
 
 
@@ -203,14 +223,14 @@ def _apart(diagnosis: Diagnosis, kind: str) -> list[str]:
     idle = sum(verdict == UNCHANGED for _, verdict in compared.values())
     if idle == len(compared):
         return [f"None of {idle} {KIND_NAMES[kind]} changed a single state."]
-    apart = {name: c.below_null for name, (c, verdict) in compared.items() if verdict in (BELOW, ABOVE)}
+    apart = {name: paired_difference(c) for name, (c, verdict) in compared.items() if verdict in (BELOW, ABOVE)}
     said = f"{len(apart)} of {len(compared)} {KIND_NAMES[kind]} are told apart from the null control"
+    paired = any(c.below_clean is not None for c, _ in compared.values())
+    control = "that of the same states unattacked" if paired else "the null's"
     sizes = sorted(((size, name) for name, size in apart.items() if size is not None), key=lambda pair: -pair[0].value)
     if sizes:
         # A clear difference may still be a small one.
-        said += (
-            f": {', '.join(name for _, name in sizes)}. \u039b lies below the null's by {estimate_text(sizes[0][0])}"
-        )
+        said += f": {', '.join(name for _, name in sizes)}. \u039b lies below {control} by {estimate_text(sizes[0][0])}"
         said += f" ({sizes[0][1]})"
         if len(sizes) > 1:
             said += f" to {estimate_text(sizes[-1][0])} ({sizes[-1][1]})"
@@ -236,6 +256,8 @@ def _overview(diagnosis: Diagnosis) -> dict[str, Any]:
         if estimate is not None:
             rows.append((f"{MEASURES[name][0].capitalize()} of the gradient norm", estimate_text(estimate), estimate.n))
     rows.append(("Near-ties", percent_text(decisions.near_ties), decisions.near_ties.n))
+    if decisions.synonym_ties is not None:
+        rows.append(("Near-ties among synonyms only", percent_text(decisions.synonym_ties), decisions.synonym_ties.n))
     return {
         "caption": f"In brackets: {100 * _confidence(diagnosis):g} % bootstrap intervals over n episodes",
         "columns": ["", "Value", "n"],
@@ -279,20 +301,70 @@ def _measures(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
+def _episodes(diagnosis: Diagnosis) -> dict[str, Any]:
+    """One row an episode; what makes the intervals of the measures above."""
+    instability, choices = diagnosis.instability, diagnosis.decisions.choices
+    rows = []
+    for index, (episode, moments) in enumerate(zip(instability.episodes, instability.moments, strict=True)):
+        measured = [float(STATISTICS[name](moments)) for name in ("mean", "variance", "oscillation")]
+        most = ""
+        if len(choices):
+            action = int(choices[index].argmax())
+            share = 100 * choices[index, action] / choices[index].sum()
+            most = f"{diagnosis.subject.actions[action]}, {share:.1f}\u00a0%"
+        rows.append(
+            (
+                f"{index + 1}",
+                number(episode.score),
+                f"{episode.length}{'' if episode.finished else ' (cut)'}",
+                *("not defined" if math.isnan(value) else number(value) for value in measured),
+                most,
+            )
+        )
+    return {
+        "caption": f"The clean episodes one by one; the numbers over all states are above, with {_over(diagnosis)}",
+        "columns": [
+            "Episode", "Return", "Steps", "Norm, mean", "Norm, variance", "Norm, oscillation", "Most frequent action",
+        ],
+        "rows": rows,
+    }  # fmt: skip
+
+
+def _over(diagnosis: Diagnosis) -> str:
+    return intervals_text(len(diagnosis.instability.episodes), _confidence(diagnosis))
+
+
+def _habit(diagnosis: Diagnosis) -> str:
+    """The name of what the policy always chooses, empty where it makes use of its choice."""
+    habit = diagnosis.decisions.habit
+    return "" if habit is None else " or ".join(diagnosis.subject.actions[action] for action in habit.actions)
+
+
+def _synonyms(diagnosis: Diagnosis) -> str:
+    actions = diagnosis.subject.actions
+    return "; ".join(" = ".join(actions[action] for action in group) for group in diagnosis.subject.synonyms)
+
+
 def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
     if not diagnosis.conditions:
         return None
-    rows = [
-        (
-            (name, settings_text(condition)),
-            estimate_text(condition.quotient),
-            estimate_text(condition.below_null) if condition.below_null is not None else "",
-            told_apart(condition, diagnosis.null),
-            f"{condition.n_states} ({condition.n_zero})",
-            condition.n_episodes,
+    paired = any(condition.below_clean is not None for condition in diagnosis.conditions)
+    rows = []
+    for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True):
+        null = null_of(condition, diagnosis.null)
+        states = condition.null_states if condition.null_states is not None else "other"
+        rows.append(
+            (
+                (name, settings_text(condition)),
+                estimate_text(condition.quotient),
+                f"{estimate_text(null)}, {states} states" if null is not None else "",
+                estimate_text(condition.below_null) if condition.below_null is not None else "",
+                *([_unattacked(condition)] if paired else []),
+                told_apart(condition, diagnosis.null),
+                f"{condition.n_states} ({condition.n_zero})",
+                condition.n_episodes,
+            )
         )
-        for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True)
-    ]
     n = min(condition.n_episodes for condition in diagnosis.conditions)
     caption = f"Feature correlation quotients; in brackets {intervals_text(n, _confidence(diagnosis))} or more"
     errors = [c.reduction_error for c in diagnosis.conditions if c.reduction_error is not None]
@@ -303,13 +375,27 @@ def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
         )
     return {
         "caption": caption,
-        "columns": ["Condition", "\u039b", "Null minus \u039b", "Verdict", "States (zero gradients)", "Episodes"],
+        "columns": [
+            "Condition",
+            "\u039b",
+            "Null held against",
+            "Null minus \u039b",
+            *(["Same states unattacked minus \u039b"] if paired else []),
+            "Verdict",
+            "States (zero gradients)",
+            "Episodes",
+        ],
         "rows": rows,
     }
 
 
+def _unattacked(condition: Condition) -> str:
+    return estimate_text(condition.below_clean) if condition.below_clean is not None else ""
+
+
 def _decisions(diagnosis: Diagnosis) -> dict[str, Any] | None:
     rows = []
+    synonyms = any(condition.synonym_flips is not None for condition in diagnosis.conditions)
     for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True):
         if condition.flips is None and condition.score is None:
             continue
@@ -320,6 +406,7 @@ def _decisions(diagnosis: Diagnosis) -> dict[str, Any] | None:
             (
                 name,
                 percent_text(condition.flips) if condition.flips is not None else "",
+                *([_optional_percent(condition.synonym_flips)] if synonyms else []),
                 score,
                 condition.score.n if condition.score is not None else "",
                 estimate_text(condition.score_difference) if condition.score_difference is not None else "",
@@ -330,26 +417,42 @@ def _decisions(diagnosis: Diagnosis) -> dict[str, Any] | None:
     return {
         "caption": "Flipped actions and returns; in brackets "
         f"{100 * _confidence(diagnosis):g} % bootstrap intervals over episodes",
-        "columns": ["Condition", "Flipped actions", "Return", "Episodes played", "Return minus clean return, paired"],
+        "columns": [
+            "Condition",
+            "Flipped actions",
+            *(["To a synonym"] if synonyms else []),
+            "Return",
+            "Episodes played",
+            "Return minus clean return, paired",
+        ],
         "rows": rows,
     }
+
+
+def _optional_percent(estimate: Estimate | None) -> str:
+    return "" if estimate is None else percent_text(estimate)
 
 
 def _attacks(attacks: Sequence[Condition], confidence: float) -> dict[str, Any]:
     rows = []
     for name, attack in zip(condition_names(attacks), attacks, strict=True):
-        sizes = ["", "", "", "", ""]
+        sizes = ["", "", "", "", "", ""]
         if attack.distortion is not None:
-            made = attack.distortion
-            needed = "none flipped" if made.l2_of_successes is None else number(made.l2_of_successes)
-            sizes = [needed, number(made.l2), number(made.l1), number(made.linf), number(made.l0)]
-        rows.append(((name, settings_text(attack)), percent_text(attack.flips), *sizes, attack.n_states))
+            made, rate = attack.distortion, attack.distortion.successes
+            needed = "none flipped" if made.l2_of_successes is None else estimate_text(made.l2_of_successes)
+            flipped = f"{rate.successes} of {rate.n} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]\u00a0%"
+            sizes = [flipped, needed, *(estimate_text(size) for size in (made.l2, made.l1, made.linf, made.l0))]
+        rows.append(((name, settings_text(attack)), percent_text(attack.flips), *sizes))
+    n = min((attack.flips.n for attack in attacks if attack.flips is not None), default=0)
     return {
         "caption": f"Attacks on clean states, distortion of pixels in [0, 1] as means over states; in brackets "
-        f"{100 * confidence:g} % bootstrap intervals over episodes",
-        "columns": ["Attack", "Success rate", "L2 of successes", "L2", "L1", "L\u221e", "L0", "States"],
+        f"{intervals_text(n, confidence)}, and beside the counts Wilson intervals, which take the states of an episode "
+        "for independent and are too narrow by as much as they are not",
+        "columns": [
+            "Attack", "Success rate", "Flipped of states, Wilson", "L2 of successes", "L2", "L1", "L\u221e", "L0",
+        ],
         "rows": rows,
-    }
+    }  # fmt: skip
 
 
 def _missing(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> dict[str, list[str]]:

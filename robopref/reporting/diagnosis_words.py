@@ -97,10 +97,12 @@ def settings_text(condition: Condition) -> str:
 
 def shown_statements(statements: Sequence[str]) -> list[dict[str, Any]]:
     """What a reader must know first, and which of it makes all that follows meaningless."""
-    return [
-        {"text": text, "loud": any(word in text for word in ("UNTRAINED", "All directions vanish"))}
-        for text in statements
-    ]
+    return [{"text": text, "loud": is_loud(text)} for text in statements]
+
+
+def is_loud(statement: str) -> bool:
+    """Whether it takes the meaning from what follows it."""
+    return any(word in statement for word in ("UNTRAINED", "ALWAYS ", "All directions vanish"))
 
 
 def shortened(text: str, length: int = 28) -> str:
@@ -110,23 +112,45 @@ def shortened(text: str, length: int = 28) -> str:
     return f"{text[: length // 3]}\u2026{text[-(length - length // 3 - 1) :]}"
 
 
+def null_of(condition: Condition, null: Condition | None) -> Estimate | None:
+    """Lambda of the null control that a condition is held against: of as many states, where that was measured."""
+    if null is None or condition.kind == "null":
+        return None
+    return condition.null_quotient or null.quotient
+
+
 def told_apart(condition: Condition, null: Condition | None) -> str:
     """What the intervals say about a quotient beside the null's; empty where there is nothing to compare.
 
-    It counts as told apart only if neither its interval overlaps the null's nor the interval of their difference holds
-    zero: the first is what a figure shows, the second is the sharper test.
+    It counts as told apart only if all of this holds: its interval does not overlap that of a null of as many states;
+    the interval of their difference leaves zero aside; and so does, of an attack, that of its difference to the same
+    states unattacked, on the same side. The first is what a figure shows, the others are sharper tests.
     """
-    if null is None or condition.kind == "null" or condition.quotient is None or null.quotient is None:
+    held = null_of(condition, null)
+    if condition.quotient is None or held is None:
         return ""
-    if condition.distortion is not None and condition.distortion.linf == 0:
+    if condition.distortion is not None and condition.distortion.linf.value == 0:
         return UNCHANGED  # its states are the clean ones, fewer of them: what differs is the sample
-    if not (has_interval(condition.quotient) and has_interval(null.quotient)):
+    if not (has_interval(condition.quotient) and has_interval(held)):
         return NOT_APART
-    difference = condition.below_null
-    clear = difference is not None and not difference.low <= 0 <= difference.high
-    overlapping = condition.quotient.high >= null.quotient.low and condition.quotient.low <= null.quotient.high
-    if not clear:
+    differences = [condition.below_null]
+    if condition.below_clean is not None:
+        differences.append(condition.below_clean)
+    if not (all(_positive(d) for d in differences) or all(_negative(d) for d in differences)):
         return NOT_APART
-    if overlapping:
+    if condition.quotient.high >= held.low and condition.quotient.low <= held.high:
         return APART_UNCLEAR
-    return BELOW if condition.quotient.value < null.quotient.value else ABOVE
+    return BELOW if condition.quotient.value < held.value else ABOVE
+
+
+def paired_difference(condition: Condition) -> Estimate | None:
+    """What decides whether a condition differs: to the same states unattacked, of an attack; else to the null."""
+    return condition.below_clean if condition.below_clean is not None else condition.below_null
+
+
+def _positive(difference: Estimate | None) -> bool:
+    return difference is not None and difference.low > 0
+
+
+def _negative(difference: Estimate | None) -> bool:
+    return difference is not None and difference.high < 0
