@@ -143,7 +143,7 @@ def test_silence_holds_then_ends_the_episode_as_aborted_and_the_next_one_waits(p
     silent = {"connected": False, "detail": "the page is gone"}
     moments = dict.fromkeys(range(20, 10000), silent)
     source = played(moments)
-    config = settings(policy, tmp_path / "s", episodes=2, autostart=True, abort_after=0.3)
+    config = settings(policy, tmp_path / "s", episodes=2, autostart=True, abort_after=0.3, hz=100.0)
 
     def give_up(n, script=source.script):
         if source.shown and source.shown[-1].mode == "PAUSED" and source.shown[-1].episode == 2:

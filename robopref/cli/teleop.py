@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from robopref.human_io.readings import InputSource
     from robopref.protocols import Operator
 
-_SURROUNDINGS = ("host", "port", "tls_cert", "tls_key", "insist", "open_browser", "camera_size", "cameras", "mapping")
+_SURROUNDINGS = (
+    "host",
+    "port",
+    "tls_cert",
+    "tls_key",
+    "insist",
+    "open_browser",
+    "camera_size",
+    "cameras",
+    "mapping",
+    "real_time",
+)
 """Settings that may differ when a session goes on: they are not in the data."""
 
 
@@ -69,6 +80,8 @@ class Teleop:
     """Cameras of the robot's scene that are shown; unset shows the task's own."""
     mapping: Path | None = None
     """File of the keys, buttons and axes; unset takes one per device and kind of task in the user's configuration."""
+    real_time: bool = True
+    """Run the control loop at real-time priority where the system permits it (Linux: root, or ulimit -r)."""
     image: bool = True
     """Render and record camera images (a state policy does without)."""
     image_size: int | None = None
@@ -120,6 +133,7 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
             on_tick=on_tick,
             should_stop=interrupt,
             extra={"operator": _operator_settings(config)},
+            real_time=config.real_time,
         )
         try:
             finished = session.run([s for s in seeds if s not in done], planned=config.episodes)

@@ -6,7 +6,7 @@ import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from robopref.cli.teleop_worlds import World
 from robopref.envs.intervention import InterventionEnv
 from robopref.human_io.handover import State
 from robopref.human_io.pacing import Jitter, Pacer
+from robopref.human_io.priority import real_time_priority
 from robopref.human_io.station_operator import StationOperator
 from robopref.protocols import OPERATOR_EVENT, STEP_RECORD, Operator, OperatorEvent
 from robopref.store.background import BackgroundStore
@@ -63,6 +64,7 @@ class TeleopSession:
         on_tick: called at every tick, likewise.
         should_stop: whether to end, at the next tick if the operator is a person, else after the episode.
         extra: values to keep with each episode.
+        real_time: ask the system to let this loop go first.
     """
 
     def __init__(
@@ -76,9 +78,12 @@ class TeleopSession:
         on_tick: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
         extra: dict[str, Any] | None = None,
+        real_time: bool = True,
     ) -> None:
         self.summary = SessionSummary()
-        self._warm = False
+        self._warm = self._real_time = False
+        self._asks_for_priority = real_time
+        self._priority = ExitStack()
         self._world, self._operator, self._store, self._pacer = world, operator, store, pacer
         self._station = operator if isinstance(operator, StationOperator) else None
         self._on_scene, self._on_tick, self._should_stop = on_scene, on_tick, should_stop
@@ -89,13 +94,13 @@ class TeleopSession:
             policy_id=world.policy_id,
             operator_id=operator.operator_id,
             extra={**world.extra, **(extra or {}), "hz": pacer.hz},
-            extra_at_end=lambda: {"jitter": pacer.jitter().to_json()},
+            extra_at_end=lambda: {"jitter": pacer.jitter().to_json(), "real_time": self._real_time},
         )
 
     def run(self, seeds: Sequence[int], *, planned: int) -> bool:
         """One episode for each seed, the last of ``planned`` -> False when it was stopped before the end."""
         began = time.monotonic()
-        with _unhindered():
+        with ExitStack() as self._priority, _old_objects_left_alone():
             for number, seed in enumerate(seeds, start=planned - len(seeds) + 1):
                 if self._stopping():
                     break
@@ -122,7 +127,10 @@ class TeleopSession:
         observation, _ = self._env.reset(seed=seed)
         self._on_scene()
         if not self._warm:
-            self._world.runner(observation, instruction)  # the first time takes longer than a tick
+            # The first time takes longer than a tick, and starts the threads of the policy, which are to be ordinary
+            # ones: they could keep the station's process from running.
+            self._world.runner(observation, instruction)
+            self._real_time = self._asks_for_priority and self._priority.enter_context(real_time_priority())
             self._warm = True
         self._world.runner.reset()
         self._pacer.start()
@@ -201,7 +209,7 @@ class _Tally:
 
 
 @contextmanager
-def _unhindered() -> Iterator[None]:
+def _old_objects_left_alone() -> Iterator[None]:
     """Inside it the garbage collector looks at new objects only: going over torch's and the simulator's takes ticks."""
     gc.collect()
     gc.freeze()
