@@ -280,7 +280,7 @@ def test_times_that_make_no_sense_are_refused(times):
 
 def test_what_the_operator_is_told():
     bench = Bench()
-    bench.operator.session = Session(2, 5, (("success", 1),), 1.5, "press it")
+    bench.operator.session = Session(2, 5, (("success", 1),), 1.5, "pushing", "press it")
     bench.tick()
     bench.tick("Space")
     bench.tick("KeyD")
@@ -291,7 +291,7 @@ def test_what_the_operator_is_told():
     bench.tick("Space")
     told = bench.shown
     assert (told.episode, told.episodes_planned, told.outcomes) == (2, 5, (("success", 1),))
-    assert (told.instruction, told.task, told.action_labels) == ("press it", "reach", LABELS)
+    assert (told.instruction, told.task, told.action_labels) == ("press it", "pushing", LABELS)
     assert told.step == 8
     assert told.takeovers == 2
     assert told.human_share == pytest.approx(3 / 8)

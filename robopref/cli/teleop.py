@@ -79,7 +79,7 @@ class Teleop:
     cameras: tuple[str, ...] = ()
     """Cameras of the robot's scene that are shown; unset shows the task's own."""
     mapping: Path | None = None
-    """File of the keys, buttons and axes; unset takes one per device and kind of task in the user's configuration."""
+    """File of the keys, buttons and axes; unset takes one per device and robot or game in the user's configuration."""
     real_time: bool = True
     """Run the control loop at real-time priority where the system permits it (Linux: root, or ulimit -r)."""
     image: bool = True
@@ -177,7 +177,7 @@ def _staff(
         ramp=config.ramp,
         autostart=config.autostart,
     )
-    mapping, default, path = choose_mapping(config.operator, world.layout, config.mapping)
+    mapping, default, path = choose_mapping(config.operator, world.layout, config.game and world.task, config.mapping)
     if source is not None:
         return StationOperator(source, mapping, world.layout, settings), _nothing, _nothing
 

@@ -13,21 +13,24 @@ from robopref.human_io.mapping_file import load_mapping
 from robopref.human_io.station_operator import ActionLayout
 
 
-def choose_mapping(device: str, layout: ActionLayout, path: Path | None) -> tuple[Mapping, Mapping, Path]:
+def choose_mapping(
+    device: str, layout: ActionLayout, game: str | None, path: Path | None
+) -> tuple[Mapping, Mapping, Path]:
     """The mapping to begin with, the default one, and the file to which changes go.
 
     Args:
         device: as ``--operator`` names it.
         layout: what is commanded.
-        path: a file that the user named, which need not exist yet; None takes the one for this device and kind of
-            task in the user's configuration.
+        game: which game, if it is one: each has actions of its own.
+        path: a file that the user named, which need not exist yet; None takes the one for this device and
+            these actions in the user's configuration.
 
     Raises:
         RoboprefError: the file is no mapping.
     """
     default = default_mapping(device, layout.labels, discrete=layout.discrete)
     if path is None:
-        kind = "atari" if layout.discrete else re.sub(r"[^A-Za-z0-9]+", "-", "-".join(layout.labels))[:60]
+        kind = re.sub(r"[^A-Za-z0-9]+", "-", game or "-".join(layout.labels))[:60]
         path = _configuration() / f"mapping-{device}-{kind}.json"
     if not path.exists():
         return default, default, path

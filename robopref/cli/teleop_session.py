@@ -123,7 +123,7 @@ class TeleopSession:
     def _episode(self, seed: int) -> None:
         instruction = self._world.instruction(seed)
         self._env.instruction = instruction
-        self._tell(instruction=instruction)
+        self._tell(task=self._world.task, instruction=instruction)
         observation, _ = self._env.reset(seed=seed)
         self._on_scene()
         if not self._warm:

@@ -121,13 +121,14 @@ class StationConfig:
 class Session:
     """What the control loop knows of the session and the operator is shown; see ``StationStatus``.
 
-    ``instruction`` is what the policy was told, where that is not the task's own wording.
+    ``task`` and ``instruction`` are given where they differ from what the environment says of itself.
     """
 
     episode: int = 1
     episodes_planned: int = 1
     outcomes: tuple[tuple[str, int], ...] = ()
     jitter_p99_ms: float = 0.0
+    task: str | None = None
     instruction: str | None = None
 
 
@@ -320,7 +321,7 @@ class StationOperator(Operator):
                 action_labels=self.layout.labels,
                 discrete=self.layout.discrete,
                 instruction=episode.instruction if session.instruction is None else session.instruction,
-                task=episode.task,
+                task=episode.task if session.task is None else session.task,
                 hz=self.config.hz,
                 jitter_p99_ms=session.jitter_p99_ms,
             )
