@@ -6,6 +6,7 @@ export const MODES = {
   HOLD: { name: "Hold: nobody drives", icon: "hold" },
   PAUSED: { name: "Paused", icon: "paused" },
   STOPPED: { name: "Episode over", icon: "stopped" },
+  LOST: { name: "No connection", icon: "hold" },
   OVER: { name: "Session over", icon: "stopped" },
   WAITING: { name: "Waiting", icon: "waiting" },
 };

@@ -129,6 +129,7 @@ class Station {
       button.disabled = !this.#drives;
     }
     const asks = lease.asking.includes(this.#you);
+    byId("ask").disabled = false;
     byId("watching").hidden = this.#drives || this.#you === null;
     byId("watching-text").textContent = lease.holder
       ? "Read only: you are watching; another page has the controls."
@@ -225,17 +226,23 @@ class Station {
       this.#connection("over", how === "over" ? "Session over" : "Opened elsewhere");
       this.#view.showOver(how === "over" ? "you can close this page" : "it goes on in another tab");
       this.#alarm("");
-      for (const button of document.querySelectorAll("#side button")) button.disabled = true;
+      this.#disable();
       return;
     }
+    this.#disable();
     const refused = failures >= REFUSED_AFTER;
     this.#connection("lost", "No connection");
-    this.#view.showLost("no connection to the station; the robot holds");
+    this.#view.showLost("the robot holds");
     this.#alarm(
       refused
         ? "The station does not answer, or does not know this page any more: open the newest address that it printed."
         : `Connection lost${reason ? ` (${reason})` : ""}: connecting again. The robot holds.`,
     );
+  }
+
+  /** What cannot be sent cannot be pressed. */
+  #disable() {
+    for (const button of document.querySelectorAll("#side button, #ask")) button.disabled = true;
   }
 
   #sayAway() {

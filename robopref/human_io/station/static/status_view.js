@@ -42,7 +42,7 @@ export class StatusView {
   }
 
   showLost(text) {
-    this.#showMode("WAITING", text);
+    this.#showMode("LOST", text);
   }
 
   showOver(text) {

@@ -29,6 +29,11 @@ export class Camera {
     return this.#clock.since(this.capturedMs);
   }
 
+  /** Breaks the line, as a network does. For tests. */
+  cut() {
+    this.#line.cut();
+  }
+
   async #receive(data) {
     const header = new DataView(data, 0, HEADER_BYTES);
     const number = header.getUint32(0, true);
