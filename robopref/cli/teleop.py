@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -111,6 +112,7 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
     from robopref.human_io.pacing import Pacer
     from robopref.store.store import EpisodeStore
 
+    _share_the_cores()
     world = _make_world(config)  # what cannot be had is said before anything is written
     hz = check_rate(world, config.hz)
     seeds = episode_seeds("collect", config.seed, config.episodes)
@@ -141,6 +143,18 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
             session.close()
             _summarize(config, session.summary, identity)
     return finished
+
+
+def _share_the_cores() -> None:
+    """One core stays free for the station, and the loop's own small pictures are drawn in the loop's own thread.
+
+    Helpers that have not the loop's priority would make it wait for them on a busy machine.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # of Mesa's software renderer; the station has its own number
 
 
 def _make_world(config: Teleop) -> World:

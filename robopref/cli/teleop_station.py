@@ -127,8 +127,8 @@ def station_context() -> SpawnContext:
 
 
 def _run_station(plan: StationPlan, wiring: _Wiring, there: Connection) -> None:
-    # One core stays free of drawing where there is more than one. Read by Mesa when the first context is made.
-    os.environ.setdefault("LP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) - 1)))
+    # Of Mesa's software renderer: one core stays free of drawing where there is more than one.
+    os.environ["LP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) - 1))
     # Ctrl-C goes to the whole process group, and it is the control loop that decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cameras = {name: FrameSlot() for name in (wiring.painter.cameras if wiring.painter is not None else ())}
