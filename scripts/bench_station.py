@@ -325,6 +325,10 @@ class Stranger:
         await writer.drain()
         writer.transport.abort()
 
+    def leave(self) -> None:
+        """End its connections."""
+        self._call(self._http.close())
+
     def faults(self) -> dict[str, Callable[[], Any]]:
         """What it does, by name."""
         alive = '{"type": "alive", "sent_ms": 1}'
@@ -368,7 +372,8 @@ def measure_faults(policy: Path, camera_size: int, faults: int) -> dict[str, Any
     rng = random.Random(0)
     injected: Counter[str] = Counter()
     with session(policy, camera_size) as (command, page):
-        stranger = Stranger(command.address).faults()
+        visitor = Stranger(command.address)
+        stranger = visitor.faults()
         own = page_faults(page)
         while injected.total() < faults:
             # A quarter of the faults befalls the operator, who then takes over again; the others come from strangers.
@@ -383,6 +388,7 @@ def measure_faults(policy: Path, camera_size: int, faults: int) -> dict[str, Any
                 name = rng.choice(list(stranger))
                 stranger[name]()
             injected[name] += 1
+        visitor.leave()
         drive(page)
         stop(page, command)
         episodes = list(EpisodeStore.open(command.data))

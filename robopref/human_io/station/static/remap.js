@@ -29,6 +29,10 @@ export class RemapDialog {
     this.#dialog.showModal();
   }
 
+  close() {
+    this.#dialog.close();
+  }
+
   say(text) {
     byId("remap-message").textContent = text;
   }

@@ -123,6 +123,9 @@ class Station {
     const watched = this.#lease.epoch >= 0 && this.#you !== null; // the page knew who had the controls
     this.#lease = lease;
     if (this.#drives && !drove) this.#hands.release();
+    if (!this.#drives) this.#remap.close();
+    const others = lease.visitors - 1;
+    this.#connection("open", others > 0 ? `Connected, ${others} more` : "Connected");
     this.#view.setDriver(this.#drives);
     document.body.classList.toggle("read-only", !this.#drives);
     for (const button of document.querySelectorAll("#controls button, #remap, #invite, #release")) {
@@ -174,7 +177,7 @@ class Station {
     for (const button of document.querySelectorAll("#controls button")) {
       const keys = inputs(button.dataset.control).filter(isKey);
       button.querySelector("kbd").textContent = keys.map(inputName).join(" ");
-      button.setAttribute("aria-keyshortcuts", keys.map(inputName).join(" "));
+      button.setAttribute("aria-keyshortcuts", keys.map((key) => key.replace(/^(Key|Digit)/, "")).join(" "));
     }
     this.#showKeyHelp(rows);
   }
@@ -215,6 +218,7 @@ class Station {
   #connection(state, text) {
     byId("connection").dataset.state = state;
     byId("connection").textContent = text;
+    byId("connection").title = state === "open" ? "This page, and how many others are open" : "";
     if (state === "open") this.#alarm("");
   }
 

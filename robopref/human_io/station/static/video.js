@@ -3,6 +3,7 @@
 import { Line } from "./connection.js";
 
 const HEADER_BYTES = 12;
+const KEPT_AGES = 50_000;
 
 export class Camera {
   #canvas = document.createElement("canvas");
@@ -44,10 +45,8 @@ export class Camera {
       if (number > this.#drawn) this.#draw(bitmap, number, captured);
     } finally {
       bitmap?.close();
-      const age = this.#clock.since(captured);
-      if (this.#clock.known) this.ages.push(age);
-      if (this.ages.length > 50_000) this.ages.length = 0;
-      this.#line.send({ type: "shown", frame: number, age_ms: this.#clock.known ? age : -1 });
+      const age = this.#clock.known ? this.#clock.since(captured) : -1;
+      this.#line.send({ type: "shown", frame: number, age_ms: age });
     }
   }
 
@@ -56,8 +55,13 @@ export class Camera {
       this.#canvas.width = bitmap.width;
       this.#canvas.height = bitmap.height;
     }
-    this.#canvas.getContext("2d", { alpha: false, desynchronized: true }).drawImage(bitmap, 0, 0);
+    this.#canvas.getContext("2d", { alpha: false }).drawImage(bitmap, 0, 0);
     this.#drawn = number;
     this.capturedMs = captured;
+    // What is drawn now is on the screen with the browser's next frame.
+    requestAnimationFrame(() => {
+      if (this.ages.length >= KEPT_AGES) this.ages.length = 0;
+      if (this.#clock.known) this.ages.push(this.#clock.since(captured));
+    });
   }
 }
