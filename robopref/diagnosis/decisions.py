@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from robopref.diagnosis.gradients import to_pixels, working_copy
+from robopref.diagnosis.strided_convolutions import InputGradientsOnly
 from robopref.diagnosis.subspace import resample_counts
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Estimate
@@ -101,7 +102,7 @@ def boundary_distances(
         rows = slice(start, start + batch_size)
         pixels = to_pixels(states[rows], dtype).to(target).requires_grad_()
         beside = {name: torch.as_tensor(values[rows]).to(target) for name, values in (context or {}).items()}
-        with torch.enable_grad():
+        with torch.enable_grad(), InputGradientsOnly():
             best = policy.q_values(pixels, **beside).topk(2, dim=1).values
             gaps = best[:, 0] - best[:, 1]
             (gradient,) = torch.autograd.grad(gaps.sum(), pixels)

@@ -22,10 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from robopref.diagnosis.strided_convolutions import InputGradientsOnly
 from robopref.errors import RoboprefError
 from robopref.protocols import QPolicy
 
 Context = Mapping[str, Any]
+_FAINT = 1e-30  # a weight that float32 holds with fewer digits, or soon would
 
 
 def state_gradients(
@@ -136,7 +138,7 @@ def iter_state_gradients(
 def _batch_gradients(
     policy: QPolicy, pixels: Tensor, noise: Tensor | None, context: dict[str, Tensor], temperature: float, where: str
 ) -> NDArray[Any]:
-    with torch.enable_grad(), _full_precision(pixels.device):
+    with torch.enable_grad(), _full_precision(pixels.device), InputGradientsOnly():
         chosen = None
         if noise is not None:
             with torch.no_grad():
@@ -151,12 +153,22 @@ def _batch_gradients(
         (gradient,) = torch.autograd.grad(margin.sum(), inputs, allow_unused=True)
     if gradient is None:
         raise RoboprefError("q_values does not use its pixels, so there is no gradient to take.")
-    # In float64, for exp(-m) overflows in float32 once m < -88, before the product does underflow.
-    weight = torch.sigmoid(margin.detach().double())
-    rows: NDArray[Any] = (weight[:, None] * gradient.flatten(1)).to(gradient.dtype).cpu().numpy()
+    rows: NDArray[Any] = _weighted(margin.detach(), gradient.flatten(1)).cpu().numpy()
     if not np.isfinite(rows).all():
         raise RoboprefError(f"the gradient is not finite in {where}; check the policy's weights and the temperature.")
     return rows
+
+
+def _weighted(margin: Tensor, gradient: Tensor) -> Tensor:
+    """sigmoid(m) [B] times the gradients of m [B, d], which are overwritten where that loses nothing."""
+    # In float64, for exp(-m) overflows in float32 once m < -88, before the product does underflow.
+    weight = torch.sigmoid(margin.double())
+    faint = weight < _FAINT
+    exact = weight[faint, None] * gradient[faint] if faint.any() else None
+    gradient *= weight[:, None].to(gradient.dtype)
+    if exact is not None:
+        gradient[faint] = exact.to(gradient.dtype)
+    return gradient
 
 
 def log_odds_against(q_values: Tensor, chosen: Tensor, temperature: float) -> Tensor:
@@ -209,7 +221,7 @@ def to_pixels(states: NDArray[Any] | Tensor, dtype: torch.dtype) -> Tensor:
     """
     tensor = torch.as_tensor(states)
     if tensor.dtype == torch.uint8:
-        return tensor.to(dtype) / 255
+        return tensor.to(dtype).div_(255)
     if not tensor.is_floating_point():
         raise RoboprefError(f"states are uint8 or floats in [0, 1], got {tensor.dtype}.")
     low, high = tensor.min().item(), tensor.max().item()
