@@ -55,7 +55,7 @@ def launched(**options: Any) -> Iterator[Any]:
             browser.close()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Waits until the condition holds -> its value."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -63,3 +63,18 @@ def until(condition: Callable[[], Any], what: str, seconds: float = 15.0) -> Any
             return value
         time.sleep(0.01)
     raise AssertionError(f"in {seconds} s it never came about that {what}")
+
+
+def insist(page: Any, key: str, condition: Callable[[], Any], what: str, seconds: float = 60.0) -> None:
+    """Presses a key as a person does whom nobody listens to: again, until it has worked.
+
+    What is pressed in the moment in which a line or a busy machine comes back does not count, and rightly so.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        page.keyboard.press(key, delay=80)
+        for _ in range(40):
+            if condition():
+                return
+            time.sleep(0.01)
+    raise AssertionError(f"in {seconds} s of pressing {key} it never came about that {what}")

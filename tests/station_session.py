@@ -94,6 +94,7 @@ class Session:
         proposed: what the policy wants, always.
         labels: of the actions; ``discrete`` when they are names of discrete actions.
         mapping_path: where changes of the mapping are saved.
+        heartbeat_timeout: seconds; longer than a station's own, so that a busy machine does not fail a test.
         station: see ``StationConfig``.
     """
 
@@ -108,6 +109,7 @@ class Session:
         mapping_path: Path | None = None,
         listening: Listening | None = None,
         hz: float = 20.0,
+        heartbeat_timeout: float = 2.5,
         **station: Any,
     ) -> None:
         self.robot = PointRobot(None, len(labels)) if discrete else PointRobot(labels)
@@ -118,7 +120,9 @@ class Session:
         self.source = WebSource({"camera": self.slot}, listening, mappings=self.desk, announce=self.addresses.append)
         low, high = (None, None) if discrete else (-np.ones(len(labels)), np.ones(len(labels)))
         layout = ActionLayout(labels, low, high)
-        self.operator = StationOperator(self.source, mapping, layout, StationConfig(hz=hz, **station))
+        self.operator = StationOperator(
+            self.source, mapping, layout, StationConfig(hz=hz, heartbeat_timeout=heartbeat_timeout, **station)
+        )
         self.desk.on_change = lambda changed: setattr(self.operator, "mapping", changed)
         self.store = EpisodeStore.create_or_open(directory)
         dtype = np.int64 if discrete else np.float32
@@ -166,6 +170,11 @@ class Session:
         assert not self._thread.is_alive()
         if self.error is not None:
             raise self.error
+
+    @property
+    def played(self) -> bool:
+        """Whether all episodes are over."""
+        return not self._thread.is_alive()
 
     def wait_until_played(self, seconds: float = 30) -> None:
         """Until all episodes are over."""
