@@ -45,9 +45,15 @@ def test_a_short_run_is_honest_about_what_it_is(tmp_path):
     assert again.returncode == 2
     assert "--resume" in again.stderr
 
-    certified = run("--game=Pong", "--out=certified", "--robust", "--init=run/policy", *SMALL, cwd=tmp_path)
+    robust = ("--game=Pong", "--out=certified", "--robust", "--anchor")
+    nothing = run(*robust, *SMALL, cwd=tmp_path)
+    assert nothing.returncode == 2
+    assert "--init" in nothing.stderr
+    certified = run(*robust, "--init=run/policy", *SMALL, cwd=tmp_path)
     assert certified.returncode == 0, certified.stderr
-    assert load_q_network(tmp_path / "certified" / "policy")[1]["algorithm"] == "SA-DDQN"
+    told = load_q_network(tmp_path / "certified" / "policy")[1]
+    assert told["algorithm"] == "SA-DDQN"
+    assert told["anchored"] is True
 
     other = run("--game=Freeway", "--out=other", "--init=run/policy", *SMALL, cwd=tmp_path)
     assert other.returncode == 2

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from robopref.dqn.bounds import margin_upper_bounds
 from robopref.dqn.exploration import RepeatedRandomActions
 from robopref.dqn.learner import Learner, LearnerSettings
 from robopref.dqn.replay import Transitions
@@ -95,6 +96,48 @@ def test_bfloat16_does_not_round_the_box_away(epsilon):
     hinges = [float(made.update(b, epsilon)[1]["loss/robust"]) for made in (exact, mixed)]
     without = float(learner(kappa=1.0).update(b, 1e-9)[1]["loss/robust"])
     assert hinges[1] - without == pytest.approx(hinges[0] - without, rel=0.1)
+
+
+def anchored(**settings):
+    torch.manual_seed(9)
+    anchor = QNetwork(QArchitecture(3, frame_stack=2, image_size=SIZE, hidden=16))
+    b = batch(32)
+    b.states[::2] //= 8  # dark ones, for which a decision is easily another
+    with torch.no_grad():  # no action is the best on average, so that decisions differ between the states
+        anchor.advantage[-1].weight.mul_(20)
+        anchor.advantage[-1].bias.sub_(anchor(b.states.float() / 255).mean(dim=0))
+    made = Learner(learner().network, LearnerSettings(mixed_precision=False, **settings), anchor=anchor)
+    return made, anchor, b
+
+
+def test_an_anchor_decides_which_actions_are_held_and_how_much_a_state_counts():
+    made, anchor, b = anchored(kappa=1.0, hinge=0.05)
+    epsilon = 1e-4
+    pixels = b.states.float() / 255
+    with torch.no_grad():
+        wanted = anchor(pixels).double().numpy()
+        total = 0.0
+        for i, q in enumerate(wanted):
+            best, second = np.sort(q)[::-1][:2]
+            held = torch.tensor([int(q.argmax())])
+            bounds = margin_upper_bounds(made.network, pixels[i : i + 1], held, epsilon)[0].double().numpy()
+            rival = max(bound for action, bound in enumerate(bounds) if action != held)
+            total += min(1.0, (best - second) / 0.05) * max(rival, -0.05)
+    assert float(made.update(b, epsilon)[1]["loss/robust"]) == pytest.approx(total / len(wanted), rel=1e-4)
+
+
+def test_an_anchored_network_comes_to_choose_the_anchors_actions():
+    made, anchor, b = anchored(kappa=1.0, hinge=0.05, learning_rate=1e-3)
+    pixels = b.states.float() / 255
+    wanted = anchor(pixels).argmax(dim=1)
+    assert 0.25 < (wanted == wanted[0]).float().mean() < 0.75
+    before = {name: value.clone() for name, value in made.anchor.state_dict().items()}
+    for _ in range(100):
+        made.update(b, epsilon=1e-5)
+    best, second = anchor(pixels).topk(2, dim=1).values.unbind(dim=1)
+    cared = best - second > 0.05  # the others count for less
+    assert (made.network(pixels).argmax(dim=1) == wanted)[cared].float().mean() > 0.9
+    assert all(torch.equal(value, before[name]) for name, value in made.anchor.state_dict().items())
 
 
 def test_learning_goes_on_from_a_saved_state():

@@ -49,6 +49,9 @@ class TrainDqn:
     """Steps that it takes to grow, by the same factor at each, from a ten-thousandth."""
     init: Path | None = None
     """Start from the weights of this checkpoint instead of random ones."""
+    anchor: bool = False
+    """With --robust: hold the actions of --init as it was, weighted by its action gap, instead of the network's own.
+    Short certified training without it tends to a constant policy."""
     num_envs: int = 8
     batch_size: int = 128
     train_every: int = 16
@@ -94,8 +97,11 @@ def run_train_dqn(config: TrainDqn) -> bool:
     from robopref.dqn.training import DQNTrainer
     from robopref.envs.ale import AtariSpec
     from robopref.policies.checkpoint import policy_id
+    from robopref.policies.q_checkpoint import load_q_network
     from robopref.tracking import Tracker
 
+    if config.anchor and not (config.robust and config.init):
+        raise RoboprefError("--anchor holds the actions of --init in certified training: give --robust and --init.")
     if config.threads:
         torch.set_num_threads(config.threads)
     spec = AtariSpec(config.game)
@@ -104,7 +110,7 @@ def run_train_dqn(config: TrainDqn) -> bool:
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
     identity = {"init": policy_id(config.init)} if config.init else {}
     start_run(config.out, "train-dqn", config, resume=config.resume, identity=identity, extendable=("steps",))
-    told = to_json({"settings": settings, "environment": spec, "identity": identity})
+    told = to_json({"settings": settings, "environment": spec, "identity": identity, "anchor": config.anchor})
     lasting = told | {"settings": {k: v for k, v in told["settings"].items() if k != "steps"}}
     fingerprint = hashlib.blake2b(json.dumps(lasting, sort_keys=True).encode(), digest_size=16).hexdigest()
     state_path = config.out / "state.pt"
@@ -113,6 +119,7 @@ def run_train_dqn(config: TrainDqn) -> bool:
             network.to(device),
             spec,
             settings,
+            anchor=load_q_network(config.init)[0] if config.anchor and config.init else None,
             log_every=config.log_every,
             should_stop=interrupt,
             progress=progress,
@@ -223,6 +230,7 @@ def _write(config: TrainDqn, network: Any, spec: AtariSpec, settings: DQNSetting
             "training": settings,
             "algorithm": "SA-DDQN" if config.robust else "DDQN",
             "init": str(config.init.name) if config.init else None,
+            "anchored": config.anchor,
             "scores": scores,
             "versions": versions(),
         }

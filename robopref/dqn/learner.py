@@ -5,6 +5,10 @@
 
 where a* is the greedy action of the clean state. Double DQN: van Hasselt, Guez and Silver (AAAI 2016). R, the
 regulariser of SA-DQN: Zhang et al. (NeurIPS 2020); without it (kappa 0) the update is that of the vanilla policy.
+
+With an anchor, a frozen network, a* is the anchor's greedy action instead, and a state counts for as much as the anchor
+cares: w(s) = min(1, gap(s) / c) with its action gap. Where the network's own actions are held, a constant policy is the
+cheapest way to be certified, and short training takes it; the anchor's actions cannot be held by a constant.
 """
 
 from __future__ import annotations
@@ -55,14 +59,15 @@ class LearnerSettings:
 
 
 class Learner:
-    """Owns the online and the target network and the optimiser."""
+    """Owns the online and the target network and the optimiser; ``anchor`` is left as it is."""
 
-    def __init__(self, network: QNetwork, settings: LearnerSettings) -> None:
+    def __init__(self, network: QNetwork, settings: LearnerSettings, *, anchor: QNetwork | None = None) -> None:
         self.settings = settings
         self.device = next(network.parameters()).device
         # Convolutions run on channels-last data; the states are turned when they become floats.
         self.network = network.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.target = copy.deepcopy(self.network).eval().requires_grad_(False)
+        self.anchor = None if anchor is None else copy.deepcopy(anchor).to(self.device).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(
             self.network.parameters(), settings.learning_rate, eps=settings.adam_epsilon, fused=True
         )
@@ -116,13 +121,21 @@ class Learner:
             loss = (batch.weights * functional.smooth_l1_loss(chosen, targets, reduction="none")).mean()
             metrics = {"loss/td": loss.detach(), "q/mean": q_values.detach().amax(dim=1).mean()}
             if radius is not None:
-                greedy = q_values.detach().argmax(dim=1)
-                margins = margin_upper_bounds(self.network, pixels, greedy, radius)
-                hinge = robust_hinge(margins, greedy, self.settings.hinge).mean()
-                rivals = margins.detach().scatter(1, greedy[:, None], -torch.inf).amax(dim=1)
+                held, care = self._held_actions(pixels, q_values.detach())
+                margins = margin_upper_bounds(self.network, pixels, held, radius)
+                hinge = (care * robust_hinge(margins, held, self.settings.hinge)).mean()
+                rivals = margins.detach().scatter(1, held[:, None], -torch.inf).amax(dim=1)
                 metrics |= {"loss/robust": hinge.detach(), "certified": (rivals < 0).float().mean()}
                 loss = loss + self.settings.kappa * hinge
         return loss, (chosen.detach() - targets).abs(), metrics
+
+    @torch.no_grad()
+    def _held_actions(self, pixels: Tensor, q_values: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions [B] that the regulariser holds, and how much each state counts [B]."""
+        if self.anchor is None:
+            return q_values.argmax(dim=1), torch.ones_like(q_values[:, 0])
+        values, actions = self.anchor(pixels).topk(2, dim=1)
+        return actions[:, 0], ((values[:, 0] - values[:, 1]) / self.settings.hinge).clamp(max=1)
 
     def _pixels(self, states: Tensor) -> Tensor:
         """States as pixels in [0, 1], in the precision and layout in which the first convolution wants them."""

@@ -113,6 +113,7 @@ class DQNTrainer:
         network: trained in place; on its own device, where the replay is too.
         spec: the game as it is trained on.
         settings: how.
+        anchor: a frozen network whose actions the robust regulariser holds, see ``dqn.learner``.
         log: called with metrics and the step, about every ``log_every`` steps.
         log_every: steps.
         should_stop: asked between steps.
@@ -127,6 +128,7 @@ class DQNTrainer:
         spec: AtariSpec,
         settings: DQNSettings,
         *,
+        anchor: QNetwork | None = None,
         log: Log | None = None,
         log_every: int = 2_000,
         should_stop: Callable[[], bool] = lambda: False,
@@ -135,7 +137,7 @@ class DQNTrainer:
         checkpoint_every: int = 100_000,
     ) -> None:
         self.spec, self.settings = spec, settings
-        self.learner = Learner(network, settings.learner)
+        self.learner = Learner(network, settings.learner, anchor=anchor)
         self.replay = PrioritizedReplay(
             settings.replay_capacity,
             settings.num_envs,
