@@ -119,6 +119,7 @@ def test_by_gamepad(tmp_path, open_page):
 
         until_ready(page)
         until(lambda: "Test Pad" in page.inner_text("#device"), "the page names the gamepad")
+        assert session.source.gamepad == "Test Pad (STANDARD GAMEPAD)"
         tap(4)  # hand back
         until_mode(page, "AUTONOMOUS")
         tap(5)  # take over

@@ -50,9 +50,10 @@ from robopref.human_io.station.video import CameraFeed, stream
 from robopref.human_io.station.visitors import Visitor
 
 _PROTOCOL = "robopref-station-1"
+_PUBLIC = ("/", "/static/{name}")  # what a browser may fetch before it has a session, from a bookmark as well
 _MESSAGES_PER_SECOND, _MESSAGE_BURST = 150, 300  # a gamepad read at 60 Hz, 20 heartbeats and fast fingers
 _WISHES_PER_SECOND, _WISH_BURST = 10, 40  # what is neither heartbeat nor movement; some of it is told to everybody
-_TOKENS_PER_SECOND, _TOKEN_BURST = 2, 20
+_GUESSES_PER_SECOND, _GUESS_BURST = 2, 20  # of tokens
 _MAX_VISITORS = 16
 _TICK = 0.25  # seconds between looks at the lease
 _START_TIMEOUT = 15.0
@@ -91,7 +92,7 @@ class StationServer:
         self._cameras, self._listening, self._mappings = dict(cameras), listening, mappings
         self._announce = announce
         self._admission = Admission()
-        self._token_limit = RateLimit(_TOKENS_PER_SECOND, _TOKEN_BURST)
+        self._guesses = RateLimit(_GUESSES_PER_SECOND, _GUESS_BURST)
         self._visitors: dict[int, Visitor] = {}
         self._feeds: list[CameraFeed] = []
         self._videos: set[web.WebSocketResponse] = set()
@@ -145,8 +146,8 @@ class StationServer:
 
     async def _start(self) -> None:
         app = web.Application(client_max_size=MAX_MESSAGE, middlewares=[self._guard])
-        app.router.add_get("/", self._page)
-        app.router.add_get("/static/{name}", self._page)
+        for path in _PUBLIC:
+            app.router.add_get(path, self._page)
         app.router.add_post("/session", self._session)
         app.router.add_get("/control", self._control)
         app.router.add_get("/video/{camera}", self._video)
@@ -165,10 +166,8 @@ class StationServer:
         self._run(self._watch_lease())
 
     async def _stop(self) -> None:
-        for visitor in list(self._visitors.values()):
-            await _close(visitor.socket, _OVER, "the session is over")
-        for socket in list(self._videos):
-            await _close(socket, _OVER, "the session is over")
+        sockets = [visitor.socket for visitor in self._visitors.values()] + list(self._videos)
+        await asyncio.gather(*(_close(socket, _OVER, "the session is over") for socket in sockets))
         if self._runner is not None:
             await self._runner.cleanup()
         jobs = list(self._jobs)
@@ -190,7 +189,8 @@ class StationServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         refusal = host_refusal(request.headers.get("Host"), self._listening)
-        if not refusal and request.path != "/" and not request.path.startswith("/static/"):
+        resource = request.match_info.route.resource
+        if not refusal and (resource is None or resource.canonical not in _PUBLIC):
             refusal = origin_refusal(request.headers.get("Origin"), request.headers.get("Host"), self._listening)
         if refusal:
             return self._refuse(refusal)
@@ -215,14 +215,14 @@ class StationServer:
         return web.Response(body=body, content_type=content_type, charset="utf-8")
 
     async def _session(self, request: web.Request) -> web.Response:
-        if not self._token_limit.take():
-            return self._refuse("too many attempts: wait a moment", 429)
         try:
             values = json.loads(await request.text())
             token = values["token"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return self._refuse("that is no request for a session", 400)
         key = self._admission.redeem(token) if isinstance(token, str) else None
+        if key is None and not self._guesses.take():  # which keeps nobody out who has a token
+            return self._refuse("too many attempts: wait a moment", 429)
         if key is None:
             return self._refuse("this address has been used or is not from this session")
         self._announce(self._new_address())
@@ -304,6 +304,8 @@ class StationServer:
 
     def _handle(self, visitor: Visitor, message: Message) -> None:
         now = time.monotonic_ns()
+        if self._visitors.get(visitor.number) is not visitor:
+            return  # the same visitor has connected anew, and this is the old line
         if isinstance(message, State | Click | Alive):
             visitor.heard(message.sent_ms)
         if isinstance(message, State | Click):
@@ -318,12 +320,9 @@ class StationServer:
                 self._run(self._remap(visitor, self._mappings, message))
 
     def _obey(self, number: int, message: State | Click, now_ns: int) -> None:
-        device = self.inbox.device
         counted = self.inbox.state(message, now_ns) if isinstance(message, State) else self.inbox.click(message, now_ns)
         if counted:
             self.lease.heard(number)
-        if isinstance(message, State) and message.device != device:
-            self._tell_lease()
 
     def _change_lease(self, number: int, message: Ask | Withdraw | Grant | Refuse | Release) -> None:
         epoch = self.lease.epoch

@@ -52,6 +52,11 @@ class WebSource:
         return AXES
 
     @property
+    def gamepad(self) -> str:
+        """Name of the gamepad with which the page drives; empty without one."""
+        return self.server.inbox.device
+
+    @property
     def counts(self) -> Counts:
         """Messages that were taken, and those that were dropped, and why."""
         return self.server.inbox.counts
