@@ -48,6 +48,7 @@ from robopref.trajectory import Actor
 HZ = 20.0
 LABELS = ("x", "y", "z", "gripper")
 KEY = "KeyD"
+FORGED = "KeyS"
 LOG = "BENCH_STATION_LOG"
 PROTOCOL = "robopref-station-1"
 CHROMIUM = os.environ.get("ROBOPREF_CHROMIUM", "/usr/bin/chromium")
@@ -347,8 +348,10 @@ class Stranger:
 def page_faults(page: Any) -> dict[str, Callable[[], Any]]:
     """What befalls the operator's own page, by name."""
     line = "station.testing.line"
-    state = "{type: 'state', epoch: %s, seq: %s, sent_ms: performance.now(), keys: ['KeyS'], axes: [], buttons: [], \
-device: ''}"
+    state = (
+        "{type: 'state', epoch: %s, seq: %s, sent_ms: performance.now(), axes: [], buttons: [], device: '', keys: ['"
+    )
+    state += FORGED + "']}"
 
     def reload() -> None:
         page.reload()
@@ -393,10 +396,6 @@ def measure_faults(policy: Path, camera_size: int, faults: int) -> dict[str, Any
         stop(page, command)
         episodes = list(EpisodeStore.open(command.data))
         logged = logged_actions(command.log)
-    ((name, scale),) = [
-        (r.name, r.binding.scale) for r in default_mapping("web", LABELS).rows() if r.binding.source == "KeyS"
-    ]
-    forged = sum(int((e.action[e.actor == Actor.HUMAN][:, LABELS.index(name)] * scale > 0).sum()) for e in episodes)
     return {
         "faults": injected.total(),
         "by_kind": dict(injected.most_common()),
@@ -404,8 +403,19 @@ def measure_faults(policy: Path, camera_size: int, faults: int) -> dict[str, Any
         "episodes": len(episodes),
         "held_ticks": int(sum((episode.actor == Actor.HOLD).sum() for episode in episodes)),
         "steps_lost": steps_lost(logged, episodes),
-        "forged_commands_executed": forged,
+        "forged_commands_executed": forged_commands(episodes, default_mapping("web", LABELS)),
     }
+
+
+def forged_commands(episodes: list[Any], mapping: Mapping) -> int:
+    """Ticks at which the operator's command grew towards ``FORGED``, a key that nobody pressed."""
+    ((name, scale),) = [(row.name, row.binding.scale) for row in mapping.rows() if row.binding.source == FORGED]
+    grown = 0
+    for episode in episodes:
+        value = episode.action[:, LABELS.index(name)] * np.sign(scale)
+        human = episode.actor == Actor.HUMAN
+        grown += int((human[1:] & human[:-1] & (value[1:] > 0) & (value[1:] > value[:-1])).sum())
+    return grown
 
 
 def main() -> None:
