@@ -114,6 +114,7 @@ class Session:
     ) -> None:
         self.robot = PointRobot(None, len(labels)) if discrete else PointRobot(labels)
         self.slot = FrameSlot()
+        self.camera_works = True
         self.addresses: list[str] = []
         mapping = default_mapping("web", labels, discrete=True) if discrete else MAPPING
         self.desk = MappingDesk(mapping, path=mapping_path)
@@ -141,11 +142,15 @@ class Session:
             self.operator,
             self.store,
             Pacer(hz),
-            on_scene=lambda: self.slot.put(self.robot.draw()),
+            on_scene=self._show,
             should_stop=self._ended.is_set,
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, args=(episodes,))
+
+    def _show(self) -> None:
+        if self.camera_works:
+            self.slot.put(self.robot.draw())
 
     def _run(self, episodes: int) -> None:
         try:

@@ -384,8 +384,9 @@ def test_pictures_are_shown_as_they_come_and_their_age_is_said(tmp_path, open_pa
             return np.abs(np.array(pixel[:3]) - (240, 180, 60)).max() < 25
 
         until(shown_where_it_is, "the picture is that of the robot")
-        page.keyboard.press("KeyP")
+        session.camera_works = False
         until(lambda: page.locator("#picture.old-picture").count(), "an old picture is marked")
+        assert mode(page) == "TAKEOVER"  # the camera delays nothing
 
 
 def test_a_page_without_a_token_is_told_what_to_do(tmp_path, open_page):
