@@ -3,7 +3,7 @@
 import { Intention } from "./intention.js";
 import { MODES } from "./names.js";
 
-const OLD_PICTURE_MS = 300;
+const OLD_PICTURE_MS = 500;
 
 const byId = (id) => document.getElementById(id);
 
