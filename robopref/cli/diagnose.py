@@ -458,16 +458,15 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
     console.print(
         _table(
             title,
-            ("condition", "states", "Lambda", "its null", "null - Lambda", "unattacked - Lambda", "verdict"),
+            ("condition", "Lambda", "its null", "null - Lambda", "unattacked - Lambda", "verdict"),
             [
                 (
                     c.name,
-                    str(c.n_states),
                     _text(c.quotient),
                     _text(null_of(c, null)),
                     _text(c.below_null),
                     _text(c.below_clean),
-                    told_apart(c, null),
+                    told_apart(c, null).partition(":")[0],
                 )
                 for c in diagnosis.conditions
             ],
@@ -499,7 +498,7 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     used = [i for i in range(len(headings)) if any(row[i].strip("- ") for row in rows)]
     table = Table(title=title or None)
     for i in used:
-        table.add_column(headings[i], no_wrap=i == 0)
+        table.add_column(headings[i], no_wrap=i == 0, overflow="fold")
     for row in rows:
         table.add_row(*(row[i] for i in used))
     return table
@@ -549,8 +548,8 @@ def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) 
                 "kind",
                 "detail",
                 "n_states",
-                "null_states",
                 *(f"{column}_{part}" for column in columns for part in parts),
+                "null_states",
             ],
             [
                 [
@@ -558,8 +557,8 @@ def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) 
                     c.kind,
                     c.detail,
                     c.n_states,
-                    c.null_states,
                     *(getattr(getattr(c, column), part, None) for column in columns for part in parts),
+                    c.null_states,
                 ]
                 for c in diagnosis.conditions
             ],

@@ -420,7 +420,13 @@ def _statements(
 ) -> list[str]:
     """What a reader must know before any number, loudest first."""
     said = []
-    if competence.untrained:
+    if competence.undecided:
+        said.append(
+            f"Perhaps UNTRAINED: every episode scored above every one of random actions on {subject.task} (return "
+            f"{competence.score} against {competence.random_score}), but so few cannot show that this is no chance "
+            f"(p = {competence.p_value:.2g}). Play ten."
+        )
+    elif competence.untrained:
         said.append(
             f"UNTRAINED: this policy does not play {subject.task} better than random actions do (return "
             f"{competence.score} against {competence.random_score}, p = {competence.p_value:.2g}). What follows "

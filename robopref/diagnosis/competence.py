@@ -72,6 +72,7 @@ def judge_competence(
         difference=Estimate(value, float(low), float(high), min(len(own), len(other))),
         p_value=p_value,
         untrained=p_value > LEVEL,
+        undecided=p_value > LEVEL and bool(own.min() > other.max()),
     )
 
 

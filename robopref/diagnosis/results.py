@@ -324,6 +324,8 @@ class Competence:
         difference: score - random score, both resampled.
         p_value: of a one-sided permutation test that the policy does not score higher.
         untrained: the test does not reject at 5 %: nothing shows that the policy learned anything.
+        undecided: it is untrained in that sense, though every episode scored above every one of random actions: there
+            are too few episodes for any scores to show more.
     """
 
     score: Estimate
@@ -332,6 +334,7 @@ class Competence:
     difference: Estimate
     p_value: float
     untrained: bool
+    undecided: bool = False
 
 
 @dataclass(frozen=True)

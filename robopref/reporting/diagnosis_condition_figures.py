@@ -193,7 +193,7 @@ def returns_figure(conditions: Sequence[Condition], competence: Competence, conf
                 interval_row(left, y, condition.score, color=color, marker=marker)
             difference = condition.score_difference
             if difference is not None:
-                clear = has_interval(difference) and not difference.low <= 0 <= difference.high
+                clear = _is_clear(difference)
                 interval_row(right, y, difference, color=color, marker=marker, filled=clear)
         label_rows(left, rows, headers)
         right.tick_params(axis="y", length=0)
@@ -241,7 +241,7 @@ def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Ch
                 interval_row(size, y, attack.distortion.l2_of_successes, color=VERMILLION, marker="s")
             difference = attack.score_difference
             if difference is not None:
-                clear = has_interval(difference) and not difference.low <= 0 <= difference.high
+                clear = _is_clear(difference)
                 interval_row(cost, y, difference, color=VERMILLION, marker="s", filled=clear)
         label_rows(success, rows, headers)
         percent_axis(success, "success rate [%]")
@@ -268,6 +268,8 @@ def attacks_figure(attacks: Sequence[Condition], confidence: float = 0.95) -> Ch
             steps = sorted({a.score_steps for a in played if a.score_steps is not None})
             cost.tick_params(axis="y", length=0)
             zero_line(cost, vertical=True)
+            if np.ptp(cost.get_xlim()) < 1e-6:  # all the same: no scale of its own
+                cost.set_xlim(-1, 1)
             cost.locator_params(axis="x", nbins=4)
             cost.set(xlabel="return minus\nclean return")
             caption += "Right: return while under attack minus the clean return of the same seeds"
@@ -307,7 +309,8 @@ def examples_figure(conditions: Sequence[Condition]) -> Chart | None:
             show_picture(grid[2 * band, column], after)
             show_picture(grid[2 * band + 1, column], signed_over_frame(change, before, max(largest, 1.0)))
             grid[2 * band, column].set_title(_wrapped(name), fontsize=8)
-            grid[2 * band + 1, column].set_xlabel(f"largest: {number(largest)} of 255", fontsize=7.5)
+            size = number(largest) if largest or condition.kind != "attack" else "below 1"
+            grid[2 * band + 1, column].set_xlabel(f"largest: {size} of 255", fontsize=7.5)
         for axes in grid.T.reshape(columns, bands, 2).transpose(1, 0, 2).reshape(-1, 2)[len(shown) :].flat:
             axes.set_axis_off()
         caption = (
@@ -317,6 +320,11 @@ def examples_figure(conditions: Sequence[Condition]) -> Chart | None:
         )
         alt = "Examples of " + ", ".join(names) + "."
         return finished(figure, "examples", "What the shifts look like", caption, alt)
+
+
+def _is_clear(difference: Estimate) -> bool:
+    """Its interval leaves zero aside; a few episodes that differ alike have a point, which says nothing."""
+    return has_interval(difference) and difference.low < difference.high and not difference.low <= 0 <= difference.high
 
 
 def _wrapped(name: str) -> str:

@@ -179,7 +179,9 @@ def findings(diagnosis: Diagnosis) -> list[str]:
         f"Return {estimate_text(competence.score)} (n\u00a0=\u00a0{competence.score.n}) against "
         f"{estimate_text(competence.random_score)} (n\u00a0=\u00a0{competence.random_score.n}) for random actions: "
         + (
-            "nothing shows that this policy learned to play."
+            "these are too few episodes to show whether this policy learned to play."
+            if competence.undecided
+            else "nothing shows that this policy learned to play."
             if competence.untrained
             else f"the policy plays better than chance (p\u00a0=\u00a0{number(competence.p_value, 2)})."
         )
@@ -385,7 +387,7 @@ def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
             "States (zero gradients)",
             "Episodes",
         ],
-        "rows": rows,
+        "rows": _wrapping(rows),
     }
 
 
@@ -446,13 +448,17 @@ def _attacks(attacks: Sequence[Condition], confidence: float) -> dict[str, Any]:
     n = min((attack.flips.n for attack in attacks if attack.flips is not None), default=0)
     return {
         "caption": f"Attacks on clean states, distortion of pixels in [0, 1] as means over states; in brackets "
-        f"{intervals_text(n, confidence)}, and beside the counts Wilson intervals, which take the states of an episode "
-        "for independent and are too narrow by as much as they are not",
+        f"{intervals_text(n, confidence)}, beside counts Wilson intervals, as if states of an episode were independent",
         "columns": [
             "Attack", "Success rate", "Flipped of states, Wilson", "L2 of successes", "L2", "L1", "L\u221e", "L0",
         ],
-        "rows": rows,
+        "rows": _wrapping(rows),
     }  # fmt: skip
+
+
+def _wrapping(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows whose intervals may stand below their values, where a table would be wider than the page."""
+    return [tuple(cell.replace("\u00a0[", " [") if isinstance(cell, str) else cell for cell in row) for row in rows]
 
 
 def _missing(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> dict[str, list[str]]:
