@@ -5,7 +5,7 @@ to ``state_gradients`` of the same states in the same run, whose batches are of 
 the gradients that the attack took, so that 1 would mean that it costs its gradients and nothing else. Rounds
 alternate, and the median over rounds counts.
 
-    python scripts/bench_attacks.py [--model pong-ddqn-v1] [--states 128] [--rounds 3] [--batches 1 10 64]
+    python scripts/bench_attacks.py [--model pong-ddqn-v2] [--states 128] [--rounds 3] [--batches 1 10 64]
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="pong-ddqn-v1")
+    parser.add_argument("--model", default="pong-ddqn-v2")
     parser.add_argument("--game", default="pong")
     parser.add_argument("--states", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)

@@ -3,7 +3,7 @@
 The bound is that of ``robopref.dqn.bounds`` (interval bound propagation), in float64, on states of episodes that the
 policy plays. A share of zero says that this bound certifies nothing, not that the decisions do change.
 
-    python scripts/certified_share.py freeway-ddqn-v1 freeway-sa-ddqn-v1 [--radius 1] [--episodes 5] [--states 1000]
+    python scripts/certified_share.py freeway-ddqn-v1 freeway-sa-ddqn-v2 [--radius 1] [--episodes 5] [--states 1000]
 """
 
 from __future__ import annotations

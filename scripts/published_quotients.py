@@ -3,7 +3,7 @@
 The published values are those of Korkmaz, "Understanding and Diagnosing Deep Reinforcement Learning" (ICML 2024), read
 second-hand; they come without intervals, and the strengths of their shifts are not all given.
 
-    python scripts/published_quotients.py runs/diag-pong-ddqn-v1 runs/diag-freeway-ddqn-v1 ...
+    python scripts/published_quotients.py runs/diag-pong-ddqn-v2 runs/diag-freeway-ddqn-v1 ...
 """
 
 from __future__ import annotations

@@ -12,8 +12,11 @@ from robopref.policies.shipped import shipped_policies, shipped_policy
 NAMES = sorted(shipped_policies())
 
 
-def test_there_is_something():
-    assert "freeway-ddqn-v1" in NAMES
+def test_two_games_have_a_plain_and_a_certified_policy():
+    told = {name: load_q_network(shipped_policy(name))[1] for name in NAMES}
+    have = {(about["game"], about["algorithm"]) for about in told.values()}
+    assert have >= {(game, kind) for game in ("pong", "freeway") for kind in ("DDQN", "SA-DDQN")}
+    assert all(about["init"] in (None, *NAMES) for about in told.values())
 
 
 @pytest.mark.parametrize("name", NAMES)

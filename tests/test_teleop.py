@@ -231,7 +231,7 @@ def test_scripted_operator_at_the_pace_of_a_person(policy, tmp_path):
 def game_settings(out, **changes):
     keys = out.parent / "keys.json"
     save_mapping(keys, KEYS)
-    plain = {"policy": "pong-ddqn-v1", "game": "Pong", "episodes": 1, "autostart": True, "mapping": keys}
+    plain = {"policy": "pong-ddqn-v2", "game": "Pong", "episodes": 1, "autostart": True, "mapping": keys}
     return Teleop(out=out, **(plain | changes))
 
 

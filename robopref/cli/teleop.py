@@ -45,7 +45,7 @@ class Teleop:
 
     policy: str
     """A checkpoint directory, a training run's directory, or module:factory; with --game any Q policy that
-    `robopref diagnose` takes, such as pong-ddqn-v1."""
+    `robopref diagnose` takes, such as pong-ddqn-v2."""
     out: Path
     """The data directory to write."""
     task: str = "button-press"
