@@ -34,3 +34,13 @@ if ! "$venv/bin/python" -c 'from robopref.envs.rendering import ensure_gl_backen
     fi
     "$venv/bin/python" -c 'from robopref.envs.rendering import ensure_gl_backend; ensure_gl_backend()' >/dev/null
 fi
+
+# The operator's page is tested in a real browser; without one those tests are skipped, loudly.
+if ! "$venv/bin/python" -c 'import shutil, sys; sys.exit(not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))'; then
+    if may_install; then
+        echo "Installing chromium for the tests of the operator's page ..."
+        { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || echo "No chromium could be installed." >&2
+    else
+        echo "For the tests of the operator's page, install a browser: sudo apt-get install chromium" >&2
+    fi
+fi
