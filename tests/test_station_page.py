@@ -145,6 +145,41 @@ def test_by_gamepad(tmp_path, open_page):
     np.testing.assert_array_equal(episode.action, np.stack(session.robot.executed))
 
 
+def test_a_stick_on_a_fast_display_is_no_flood(tmp_path, open_page):
+    fast = "window.requestAnimationFrame = (frame) => setTimeout(() => frame(performance.now()), 1);"
+    with Session(tmp_path / "data", episodes=1) as session:
+        page = open_page(session.source.address, GAMEPAD + fast)
+        until_ready(page)
+        page.keyboard.press("Space")
+        until_mode(page, "TAKEOVER")
+        sent = page.evaluate(
+            """async () => {
+              const send = WebSocket.prototype.send, times = [];
+              WebSocket.prototype.send = function (data) {
+                const message = JSON.parse(data);
+                if (message.type === "state") times.push([performance.now(), message.axes[0], message.buttons.length]);
+                return send.call(this, data);
+              };
+              const begin = performance.now();
+              for (let n = 0; performance.now() - begin < 2000; n++) {
+                testPad.axis(0, -0.5 - 0.4 * Math.sin(n));
+                await new Promise((go) => setTimeout(go, 3));
+              }
+              const seconds = (performance.now() - begin) / 1000;
+              const rate = times.length / seconds;
+              testPad.button(9, true); // nobody waits for a button
+              while (!times.some(([, , buttons]) => buttons)) await new Promise((go) => setTimeout(go, 1));
+              testPad.button(9, false);
+              testPad.axis(0, -0.55);
+              await new Promise((go) => setTimeout(go, 300));
+              return { rate, last: times.at(-1)[1] };
+            }"""
+        )
+        assert 20 < sent["rate"] < 90  # 62 of the stick and 20 heartbeats, where the server takes 150
+        assert sent["last"] == -0.55
+        assert session.source.server.closed_for_cause == 0
+
+
 def test_with_the_mouse_and_every_button(tmp_path, open_page):
     with Session(tmp_path / "data", episodes=4) as session:
         page = open_page(session.source.address)

@@ -4,6 +4,7 @@ const RESTING = Object.freeze({ keys: [], axes: [], buttons: [], device: "" });
 const STANDARD_TRIGGERS = [6, 7]; // analog buttons of a standard gamepad; they follow its four stick axes as axes
 const MAX_AXES = 32;
 const MAX_BUTTONS = 64;
+const AXES_MS = 16; // a stick says something new at every frame of a fast display; the station takes 150 messages a second
 
 /** Keys of the element that has the focus are its own: Space and Enter press a button, letters go into a field. */
 function belongsToElement(event) {
@@ -100,6 +101,9 @@ export class Hands {
   #extraKeys = new Set(); // keys that stand for buttons held on the screen
   #changed;
   #last = JSON.stringify(RESTING);
+  #lastPressed = pressedIn(RESTING);
+  #lastMs = -Infinity;
+  #later = null; // the timer of an axis that moved too soon after the last change
   away = document.hasFocus() ? "" : "this window is not in front";
 
   constructor(isMapped, changed) {
@@ -162,7 +166,23 @@ export class Hands {
     const state = this.state();
     const text = JSON.stringify(state);
     if (text === this.#last) return;
+    const pressed = pressedIn(state);
+    const now = performance.now();
+    if (pressed === this.#lastPressed && now - this.#lastMs < AXES_MS) {
+      this.#later ??= setTimeout(() => {
+        this.#later = null;
+        this.#maybe();
+      }, AXES_MS - (now - this.#lastMs));
+      return;
+    }
     this.#last = text;
+    this.#lastPressed = pressed;
+    this.#lastMs = now;
     this.#changed(state, event);
   }
+}
+
+/** All but where the axes are: what is told at once. */
+function pressedIn(state) {
+  return JSON.stringify({ ...state, axes: state.axes.length });
 }
