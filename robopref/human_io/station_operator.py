@@ -155,9 +155,10 @@ class _Episode:
 class StationOperator(Operator):
     """A person at a device. Either ``poll`` or ``command`` is called once a tick; neither ever waits.
 
-    An episode begins PAUSED while the device is gone, and the first one in any case unless it is told to start by
-    itself: the operator says who drives. ``state`` says who does; ``mapping`` and ``session`` may be replaced at any
-    time; ``stop_requested`` says that no further episode is to begin.
+    An episode begins PAUSED while the device is gone, after one that ended in HOLD or without the device, and the first
+    one in any case unless it is told to start by itself: the operator says who drives. ``state`` says who does;
+    ``mapping`` and ``session`` may be replaced at any time; ``stop_requested`` says that no further episode is to
+    begin.
 
     Args:
         source: the device.
@@ -189,7 +190,7 @@ class StationOperator(Operator):
         self._limiter = RateLimiter(1 / self.config.ramp, self.config.hz)
         self._watchdog = Watchdog(self.config.heartbeat_timeout, self.config.abort_after)
         self._signals = SignalReader(hold_to_run=self.config.hold_to_run)
-        self._waits_for_start = not self.config.autostart
+        self._waits_for_word = not self.config.autostart  # the next episode begins PAUSED
         self._reading = DeviceReading(connected=False)
         self._reason = ""
         self._lost = False  # the running HOLD is for want of the device
@@ -206,12 +207,13 @@ class StationOperator(Operator):
         self._watchdog.start(now)
         reading, liveness, heard = self._hear(now)
         self._signals.disarm()
-        waits = self._waits_for_start or not liveness.present or self.stop_requested
-        self._waits_for_start = False
+        waits = self._waits_for_word or not liveness.present or self.stop_requested
         self.state = State.PAUSED if waits else State.AUTONOMOUS
         for control in heard.controls:
             too_late = SIGNALS[control] is Signal.END
-            if not too_late and not (control is Control.TAKE_OVER and self.config.hold_to_run):
+            # Who asked for a pause has not seen that the episode waits already: it is no word to go on.
+            done = control is Control.PAUSE and waits and self.state is State.PAUSED
+            if not too_late and not done and not (control is Control.TAKE_OVER and self.config.hold_to_run):
                 self._obey(control)
         self._reading = reading
         self._explain(liveness)
@@ -240,10 +242,16 @@ class StationOperator(Operator):
         return command
 
     def _advance(self) -> None:
+        before = self.state
         reading, liveness, heard = self._hear(self._clock())
         for control in heard.controls:
             self._obey(control)
         self.state = next_state(self.state, heard.conditions)
+        last = before if self.state is State.STOPPED else self.state
+        if last is State.HOLD or not liveness.present:
+            self._waits_for_word = True
+        elif last in (State.AUTONOMOUS, State.TAKEOVER):
+            self._waits_for_word = False
         self._reading = reading
         self._explain(liveness)
 
