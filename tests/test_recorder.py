@@ -128,6 +128,33 @@ def test_outcomes(store: EpisodeStore, commands: list[OperatorCommand], outcome:
     assert set(episode.final_observation) == {"state"}
 
 
+class Passing(Corridor):
+    """Success is reported in passing and does not end the episode."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, False, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        (stop(), Outcome.ABORTED),
+        (stop(OperatorEvent.NEXT), Outcome.ABORTED),
+        (stop(OperatorEvent.SUCCESS), Outcome.SUCCESS),
+        (FOLLOW, Outcome.SUCCESS),
+    ],
+)
+def test_what_an_operator_stops_unjudged_is_aborted_whatever_came_before(
+    store: EpisodeStore, last: OperatorCommand, outcome: Outcome
+) -> None:
+    commands = [drive(1.0), drive(-1.0), last]
+    run(RecordEpisodes(InterventionEnv(Passing(horizon=3), Playback(commands)), store), 0.0)
+    (episode,) = store
+    assert episode.success.any()
+    assert episode.info.outcome is outcome
+
+
 @pytest.mark.parametrize("commands", [[FOLLOW, stop(OperatorEvent.DISCARD)], [drive(1.0, OperatorEvent.DISCARD)]])
 def test_discarded_episodes_are_kept_apart(store: EpisodeStore, commands: list[OperatorCommand]) -> None:
     run(RecordEpisodes(InterventionEnv(Corridor(), Playback(commands)), store))

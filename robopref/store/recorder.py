@@ -23,9 +23,10 @@ _JUDGEMENTS = {OperatorEvent.SUCCESS: Outcome.SUCCESS, OperatorEvent.FAILURE: Ou
 class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
     """Records what an environment does, with or without an operator in it, one recorded episode for each attempt.
 
-    The outcome is what the operator said last; else success if any step had ``info["success"]``; else failure when
-    the environment ended the episode, and aborted when the operator, ``reset`` or ``close`` did. An episode that the
-    operator discards goes to the store's ``discarded/``. The last step's ``info`` has ``episode_id``.
+    The outcome is what the operator said last; else aborted when the operator ended the episode; else success if any
+    step had ``info["success"]``; else failure when the environment ended it, and aborted when ``reset`` or ``close``
+    did. An episode that the operator discards goes to the store's ``discarded/``. The last step's ``info`` has
+    ``episode_id``.
 
     Observations that are a flat ``Dict`` are recorded by key, any other one under the key ``observation``.
 
@@ -121,6 +122,8 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._info = None
             if self._writer is not None:
                 info = {**info, "episode_id": self._writer.info.episode_id}
+            if stopped:  # a success that was passing is none: the task did not end here, and nobody judged
+                self._success = False
             self._end(Outcome.ABORTED if stopped else Outcome.FAILURE, self._observation)
         return observation, reward, terminated, truncated, info
 
