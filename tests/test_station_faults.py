@@ -7,9 +7,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from station_browser import chromium_path, insist, launched, until
+from station_browser import GAMEPAD, chromium_path, insist, launched, until
 from station_session import Session
 
+from robopref.human_io.readings import Control
 from robopref.trajectory import Actor, Outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -183,6 +184,35 @@ def test_a_network_that_stands_still_and_then_delivers_all_at_once(tmp_path, vis
         page.keyboard.up("KeyW")
         drive(session, page, "KeyD", (1, 0, 0, 0))
     checked(session)
+
+
+@pytest.mark.parametrize("late_ms", [0, 600])
+@pytest.mark.parametrize("by", ["key", "button"])
+def test_stop_by_key_or_button_is_obeyed_once_however_late_it_comes(tmp_path, visit, monkeypatch, by, late_ms):
+    with a_session(tmp_path) as session:
+        page = visit(session.source.address)
+        page.evaluate(GAMEPAD)
+        until_ready(page)
+        drive(session, page)
+        obeyed, obey = [], session.operator._obey
+        monkeypatch.setattr(session.operator, "_obey", lambda control: (obeyed.append(control), obey(control)))
+        page.evaluate(
+            "(late) => { const send = WebSocket.prototype.send; WebSocket.prototype.send = function (data) {"
+            "   if (this.url.endsWith('/control')) setTimeout(() => send.call(this, data), late);"
+            "   else send.call(this, data); }; }",
+            late_ms,
+        )
+        if by == "key":
+            page.keyboard.press("Escape", delay=150)  # several ticks and heartbeats long
+        else:
+            page.evaluate("testPad.button(8, true)")
+            page.wait_for_timeout(150)
+            page.evaluate("testPad.button(8, false)")
+        session.wait_until_played()
+    (episode,) = checked(session)
+    assert episode.info.outcome is Outcome.ABORTED
+    assert session.operator.stop_requested
+    assert obeyed == [Control.STOP]
 
 
 def test_of_two_browsers_one_drives_and_the_other_watches_asks_and_is_handed_the_controls(tmp_path, visit):

@@ -46,9 +46,9 @@ export class Line {
     return this.#socket !== null && this.#socket.readyState === WebSocket.OPEN;
   }
 
-  /** Sends a message if there is a line that takes it now; nothing is kept for later. */
-  send(message) {
-    if (!this.connected || this.#socket.bufferedAmount > MAX_WAITING_BYTES) return false;
+  /** Sends a message if there is a line that takes it now; nothing is kept for later but what still counts `late`. */
+  send(message, { late = false } = {}) {
+    if (!this.connected || (!late && this.#socket.bufferedAmount > MAX_WAITING_BYTES)) return false;
     this.#socket.send(JSON.stringify(message));
     return true;
   }

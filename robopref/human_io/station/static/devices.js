@@ -144,6 +144,11 @@ export class Hands {
     this.#maybe();
   }
 
+  /** Tell what has changed. */
+  look() {
+    this.#maybe();
+  }
+
   /** Let go of everything. */
   release() {
     this.#extraKeys.clear();

@@ -29,10 +29,12 @@ class Station {
   #lastAlive = 0;
   #mapped = null; // keys that mean something; null where the station does not say
   #takeOverKey = null;
+  #stops = new Set(); // keys and buttons that are bound to stop
+  #stopping = new Set(); // ... and those of them that are down
   #over = false;
 
   constructor() {
-    this.#hands = new Hands((code) => this.#mapped?.has(code) ?? mayDrive(code), () => this.#sendState());
+    this.#hands = new Hands((code) => this.#mapped?.has(code) ?? mayDrive(code), (state) => this.#handle(state));
     this.#remap = new RemapDialog((message) => this.#line?.send(message) ?? false);
     this.#wireButtons();
   }
@@ -57,6 +59,7 @@ class Station {
   }
 
   #tick() {
+    this.#hands.look(); // where no frames are drawn nobody else looks at the gamepad
     if (this.#drives) {
       this.#sendState();
     } else if (performance.now() - this.#lastAlive > ALIVE_MS) {
@@ -73,13 +76,26 @@ class Station {
   #sendState() {
     if (!this.#drives || !this.#line) return;
     const numbered = { epoch: this.#lease.epoch, seq: ++this.#seq, sent_ms: performance.now() };
-    this.#line.send({ type: "state", ...numbered, ...this.#hands.state() });
+    const state = this.#hands.state();
+    const keys = state.keys.filter((key) => !this.#stops.has(key));
+    const buttons = state.buttons.filter((button) => !this.#stops.has(`button:${button}`));
+    this.#line.send({ type: "state", ...numbered, ...state, keys, buttons });
+  }
+
+  /** Stop is told as the click that counts however late it comes, and so its keys and buttons are in no state. */
+  #handle(state) {
+    const down = [...state.keys, ...state.buttons.map((button) => `button:${button}`)].filter((it) => this.#stops.has(it));
+    const pressed = down.some((input) => !this.#stopping.has(input));
+    this.#stopping = new Set(down);
+    if (pressed) this.#click("stop");
+    this.#sendState();
   }
 
   #click(control) {
     if (!this.#drives) return;
     const numbered = { epoch: this.#lease.epoch, seq: ++this.#seq, sent_ms: performance.now() };
-    if (!this.#line.send({ type: "click", ...numbered, control })) this.#alarm("Not sent: there is no connection.");
+    const click = { type: "click", ...numbered, control };
+    if (!this.#line.send(click, { late: control === "stop" })) this.#alarm("Not sent: there is no connection.");
   }
 
   #receive(message) {
@@ -172,6 +188,7 @@ class Station {
   #showMapping(rows) {
     this.#mapped = new Set(rows.map((row) => row.input).filter(isKey));
     this.#takeOverKey = rows.find((row) => row.name === "take_over" && isKey(row.input))?.input ?? null;
+    this.#stops = new Set(rows.filter((row) => row.name === "stop").map((row) => row.input));
     this.#remap.show(rows);
     const inputs = (name) => rows.filter((row) => row.name === name).map((row) => row.input);
     for (const button of document.querySelectorAll("#controls button")) {
