@@ -13,11 +13,13 @@ import pytest
 from teleop_sources import KEYS, PlayedSource
 from test_cli import run
 
+from robopref.cli.collect import Collect, run_collect
 from robopref.cli.seeds import episode_seeds
 from robopref.cli.teleop import Teleop, run_teleop
 from robopref.envs.ale import AtariSpec, action_meanings
 from robopref.errors import RoboprefError
 from robopref.human_io.mapping_file import save_mapping
+from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
 
@@ -218,6 +220,29 @@ def test_a_plan_does_not_outlive_a_pause(policy, tmp_path, monkeypatch):
     (paused,) = np.flatnonzero(episode.actor == Actor.HOLD)
     assert step_of_plan[paused] == paused
     assert step_of_plan[paused + 1] == 0
+
+
+@pytest.mark.parametrize("command", ["teleop", "collect"])
+def test_a_plan_does_not_outlive_a_takeover_of_the_scripted_operator_either(policy, tmp_path, monkeypatch, command):
+    import robopref.cli.episode_environment as episode_environment
+    import robopref.policies.registry as registry
+
+    planner = PlanningPolicy(registry.load_policy(policy))
+    for module in (registry, episode_environment):
+        monkeypatch.setattr(module, "load_policy", lambda name: planner)
+    script = ScriptedOperatorConfig(wrong_takeover_rate=0.03, min_takeover_steps=3, wrong_takeover_steps=3)
+    if command == "teleop":
+        assert run_teleop(settings(policy, tmp_path / "s", operator="scripted", script=script))
+    else:
+        config = Collect(str(policy), tmp_path / "s", "reach", episodes=1, operator=script, image=False, workers=1)
+        assert run_collect(config)
+    episode = only_episode(tmp_path / "s")
+    step_of_plan = np.rint(episode.policy_action[:, 1] * 1000).astype(int)
+    human = episode.actor == Actor.HUMAN
+    after = 1 + np.flatnonzero(human[:-1])
+    assert (~human[after]).any()  # it handed back
+    assert not step_of_plan[after].any()
+    assert step_of_plan.max() > 5  # while nobody took over, plans were followed
 
 
 def test_scripted_operator_at_the_pace_of_a_person(policy, tmp_path):

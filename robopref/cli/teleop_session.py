@@ -12,6 +12,7 @@ from typing import Any
 
 from robopref.cli.teleop_worlds import World
 from robopref.envs.intervention import InterventionEnv
+from robopref.evaluation.rollouts import driven_by_others
 from robopref.human_io.handover import State
 from robopref.human_io.pacing import Jitter, Pacer
 from robopref.human_io.priority import real_time_priority
@@ -144,14 +145,16 @@ class TeleopSession:
                 if tick % _IDLE_TICKS_PER_PICTURE == 0:
                     self._on_scene()  # nothing moves, and the operator sees that the picture is not an old one
                 continue
-            if waited or (self._station is not None and self._station.state is not State.AUTONOMOUS):
-                # While others drive, what the policy proposes comes from what is seen now, and so does the first
-                # action after they hand back: never from a plan that was made before they took over.
+            if waited:
                 self._world.runner.reset()
                 waited = False
             action = self._world.runner(observation, instruction)
             observation, _, terminated, truncated, info = self._env.step(action)
             self._on_scene()
+            if driven_by_others(info):
+                # While others drive, what the policy proposes comes from what is seen now, and so does the first
+                # action after they hand back: never from a plan that was made before they took over.
+                self._world.runner.reset()
             tally.take(info)
             if terminated or truncated:
                 self._count(tally, info)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -83,8 +84,16 @@ def run_episode(
         if record is not None and record["actor"] is Actor.HUMAN:
             human_steps += 1
             segments.add(record["segment_id"])
+        if driven_by_others(info):
+            runner.reset()
         if terminated or truncated:
             return EpisodeResult(task, seed, success, steps, total_reward, len(segments), human_steps)
+
+
+def driven_by_others(info: Mapping[str, Any]) -> bool:
+    """Whether a step was the operator's or nobody's, so that a policy's plans of before it no longer hold."""
+    record = info.get(STEP_RECORD)
+    return record is not None and record["actor"] is not Actor.POLICY
 
 
 def run_demonstration(env: gym.Env[Any, Any], expert: Expert, *, task: str, seed: int) -> EpisodeResult:
