@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -251,6 +252,27 @@ def test_scripted_operator_at_the_pace_of_a_person(policy, tmp_path):
         "--episodes", 1, "--no-image", "--hz", 400,
     )  # fmt: skip
     assert only_episode(tmp_path / "s").info.operator_id == "scripted"
+
+
+@pytest.fixture
+def taken_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize("mistake", ["interface", "camera", "port"])
+def test_a_refused_start_leaves_nothing_in_the_way_of_the_corrected_command(policy, tmp_path, taken_port, mistake):
+    wrong, said = {
+        "interface": ({"host": "0.0.0.0"}, "TLS"),
+        "camera": ({"cameras": ("nowhere",)}, "no camera 'nowhere'"),
+        "port": ({"port": taken_port}, str(taken_port)),
+    }[mistake]
+    config = settings(policy, tmp_path / "s", autostart=True, open_browser=False, camera_size=32)
+    with pytest.raises(RoboprefError, match=said):
+        run_teleop(dataclasses.replace(config, **wrong))
+    assert not config.out.exists()
+    assert run_teleop(config, source=played({10: ["KeyY"]}))
+    assert only_episode(config.out).info.outcome is Outcome.SUCCESS
 
 
 def game_settings(out, **changes):

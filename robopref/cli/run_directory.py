@@ -85,6 +85,32 @@ def start_run(
     Raises:
         RoboprefError: ``out`` holds an earlier run and ``resume`` is off, or that run had another configuration.
     """
+    resolved, raised = check_run(
+        out, command, config, resume=resume, identity=identity, extendable=extendable, changeable=changeable
+    )
+    path = out / "config.json"
+    if not path.exists():
+        write_json(path, {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:]})
+    elif raised:
+        earlier = read_json(path)
+        write_json(path, earlier | {"config": earlier["config"] | {k: resolved[k] for k in raised}})
+
+
+def check_run(
+    out: Path,
+    command: str,
+    config: Any,
+    *,
+    resume: bool,
+    identity: dict[str, str] | None = None,
+    extendable: tuple[str, ...] = (),
+    changeable: tuple[str, ...] = (),
+) -> tuple[dict[str, Any], list[str]]:
+    """See that ``start_run`` will not refuse, writing nothing -> the resolved settings, names of those raised.
+
+    Raises:
+        RoboprefError: see there.
+    """
     path = out / "config.json"
     unimportant = {"out", "resume", "workers", "wandb"}
     resolved = {k: v for k, v in to_json(config).items() if k not in unimportant} | (identity or {})
@@ -99,9 +125,7 @@ def start_run(
         if earlier.get("command") != command or changed:
             what = f"other settings ({', '.join(changed)})" if changed else f"the command {earlier.get('command')!r}"
             raise RoboprefError(f"{out} was started with {what}: repeat it as it was, or choose another --out.")
-        if raised:
-            write_json(path, earlier | {"config": settings | {k: resolved[k] for k in raised}})
-        return
+        return resolved, raised
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise RoboprefError(f"{out} is not empty and holds no robopref run: choose another --out.")
-    write_json(path, {"command": command, "config": resolved, "versions": versions(), "argv": sys.argv[1:]})
+    return resolved, []

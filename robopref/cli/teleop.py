@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from robopref.cli.collect import collection_summary
 from robopref.cli.console import console
 from robopref.cli.interrupt import graceful_interrupt
-from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.run_directory import check_run, start_run, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
@@ -117,15 +117,18 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
     hz = check_rate(world, config.hz)
     seeds = episode_seeds("collect", config.seed, config.episodes)
     identity = {"policy_id": world.policy_id}
-    start_run(config.out, "teleop", config, resume=config.resume, identity=identity, changeable=_SURROUNDINGS)
-    store = EpisodeStore.create_or_open(config.out)
-    for recovery in store.recovered:
-        console.print(str(recovery))
-    infos = [store.info(i) for i in store.episode_ids()]
-    # An episode that was cut off stays in the data; its seed is played again all the same.
-    done = {info.seed for info in infos if info.outcome is not Outcome.ABORTED}
+    terms: dict[str, Any] = {"resume": config.resume, "identity": identity, "changeable": _SURROUNDINGS}
+    check_run(config.out, "teleop", config, **terms)  # before a page or a window opens
     with ExitStack() as stack, graceful_interrupt() as interrupt:
+        # A station that cannot be had (a port in use, no display) leaves no run that the corrected command would meet.
         operator, on_scene, on_tick = _staff(config, world, hz, source, stack)
+        start_run(config.out, "teleop", config, **terms)
+        store = EpisodeStore.create_or_open(config.out)
+        for recovery in store.recovered:
+            console.print(str(recovery))
+        infos = [store.info(i) for i in store.episode_ids()]
+        # An episode that was cut off stays in the data; its seed is played again all the same.
+        done = {info.seed for info in infos if info.outcome is not Outcome.ABORTED}
         session = TeleopSession(
             world,
             operator,
