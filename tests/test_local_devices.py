@@ -436,6 +436,30 @@ def test_of_two_sources_the_older_sign_of_life_counts():
     assert window.closed == device.closed == 1
 
 
+@pytest.mark.parametrize("absence", ["background", "unplugged"])
+def test_what_a_device_holds_through_an_absence_must_be_let_go_first(absence):
+    window = Fixed(DeviceReading())
+    device = Fixed(DeviceReading(axes=(1.0, 0.0), buttons=frozenset({2})))
+    both = CombinedSource(window, device, dead_zone=0.2)
+    assert (both.read().axes, both.read().buttons) == ((1.0, 0.0), {2})
+    if absence == "background":
+        window.attentive = False
+    else:
+        device.reading = DeviceReading(connected=False)
+    assert (any(both.read().axes), both.read().buttons) == (False, frozenset())
+    window.attentive = True
+
+    def counts(axes, buttons):
+        device.reading = DeviceReading(axes=axes, buttons=frozenset(buttons))
+        reading = both.read()
+        return reading.axes, reading.buttons
+
+    assert counts((1.0, 0.1), {2, 3}) == ((0.0, 0.1), frozenset())  # 3 went down while nobody listened
+    assert counts((0.3, 0.9), {2, 4}) == ((0.0, 0.9), {4})  # what was at rest counts
+    assert counts((0.15, 0.9), {4}) == ((0.15, 0.9), {4})  # let go
+    assert counts((-1.0, 0.9), {2, 4}) == ((-1.0, 0.9), {2, 4})
+
+
 # ----------------------------------------------------------------------------------------------------------- dialog
 
 
@@ -475,6 +499,12 @@ def test_a_stick_is_changed_in_the_window(pads, opened):
     assert adopted == [mapping.rebind("action", "x", "axis:1", "axis:2")]
     assert source.read().axes == (0,) * 6  # the dialog is still open
     typed("F2")
+    until(lambda: source._window.attentive, "the dialog is closed")
+    assert source.read().axes == (0,) * 6  # the stick is still where it was when it did not count
+    pad.axis(2, 0)
+    until(lambda: source._device.read().axes[2] == 0, "the stick is let go")
+    source.read()
+    pad.axis(2, 32767)
     until(lambda: source.read().axes[2] == 1, "the stick")
     assert adopted[0].command(source.read(), ROBOT).tolist() == [1, 0, 0, 0]
 

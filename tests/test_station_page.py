@@ -135,7 +135,12 @@ def test_by_gamepad(tmp_path, open_page):
         page.evaluate("testPad.unplug()")
         until_executed(session.robot, (0, 0, 0, 0))
         page.evaluate("testPad.plug()")
-        until_executed(session.robot, (-0.5, 0, 1, 0))
+        page.wait_for_timeout(300)
+        until_executed(session.robot, (0, 0, 0, 0))  # still pushed: it must be pushed anew
+        page.evaluate("testPad.axis(0, 0.05)")
+        page.wait_for_timeout(100)
+        page.evaluate("testPad.axis(0, -0.55)")
+        until_executed(session.robot, (-0.5, 0, 0, 0))  # and the other stick was not let go
         page.evaluate("testPad.axis(0, 0); testPad.axis(3, 0)")
         until_executed(session.robot, (0, 0, 0, 0))
         tap(1)  # failure
@@ -350,6 +355,40 @@ def test_a_page_that_is_left_commands_nothing(tmp_path, open_page, leaving):
         page.evaluate("delete document.hidden; window.dispatchEvent(new Event('focus'))")
         time.sleep(0.3)
         until_executed(session.robot, (0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("absence", ["blur", "hidden", "dialog", "unplugged"])
+def test_what_a_gamepad_holds_through_an_absence_must_be_pressed_anew(tmp_path, open_page, absence):
+    hidden = "document.dispatchEvent(new Event('visibilitychange'))"
+    leave, come_back = {
+        "blur": ("window.dispatchEvent(new Event('blur'))", "window.dispatchEvent(new Event('focus'))"),
+        "hidden": (
+            f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {hidden}",
+            f"delete document.hidden; {hidden}",
+        ),
+        "dialog": ("document.getElementById('remap').click()", "document.getElementById('remap-dialog').close()"),
+        "unplugged": ("testPad.unplug()", "testPad.plug()"),
+    }[absence]
+    with Session(tmp_path / "data", episodes=1) as session:
+        page = open_page(session.source.address, GAMEPAD)
+        until_ready(page)
+        page.keyboard.press("Space")
+        until_mode(page, "TAKEOVER")
+        page.evaluate("testPad.axis(0, -1)")
+        until_executed(session.robot, (-1, 0, 0, 0))
+        page.evaluate(leave)
+        until_executed(session.robot, (0, 0, 0, 0))
+        page.evaluate("testPad.button(8, true); testPad.axis(1, 1)")  # 8 is stop
+        page.evaluate(come_back)
+        page.wait_for_timeout(300)
+        assert mode(page) == "TAKEOVER"
+        until_executed(session.robot, (0, 0, 0, 0))
+        page.evaluate("testPad.button(8, false); testPad.axis(0, 0)")
+        page.wait_for_timeout(100)
+        page.evaluate("testPad.axis(0, -1)")
+        until_executed(session.robot, (-1, 0, 0, 0))
+        page.evaluate("testPad.button(8, true)")
+        session.wait_until_played()
 
 
 def test_keys_are_changed_in_the_dialog_and_kept_in_the_file(tmp_path, open_page):

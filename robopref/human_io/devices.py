@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from robopref.human_io.keyboard import KeyboardWindow
     from robopref.human_io.mapping import Mapping
 
+_DEAD_ZONE = 0.1  # where no mapping says what counts as rest
+
 
 def open_device(
     name: str,
@@ -44,7 +46,9 @@ def open_device(
     if name not in _OPENERS:
         raise RoboprefError(f"there is no device {name!r} at this machine: choose one of {', '.join(_OPENERS)}.")
     return _OPENERS[name](
-        _window(frames, mapping, adopt) if window or name == "keyboard" else None, operator_id or name
+        _window(frames, mapping, adopt) if window or name == "keyboard" else None,
+        operator_id or name,
+        mapping.dead_zone if mapping is not None else _DEAD_ZONE,
     )
 
 
@@ -58,7 +62,7 @@ def _window(
     return KeyboardWindow(frames, dialog)
 
 
-def _open_keyboard(window: KeyboardWindow | None, operator_id: str) -> InputSource:
+def _open_keyboard(window: KeyboardWindow | None, operator_id: str, dead_zone: float) -> InputSource:
     from robopref.human_io.sdl_thread import SdlThread
 
     assert window is not None
@@ -67,17 +71,17 @@ def _open_keyboard(window: KeyboardWindow | None, operator_id: str) -> InputSour
     return window
 
 
-def _open_gamepad(window: KeyboardWindow | None, operator_id: str) -> InputSource:
+def _open_gamepad(window: KeyboardWindow | None, operator_id: str, dead_zone: float) -> InputSource:
     from robopref.human_io.combined import CombinedSource
     from robopref.human_io.gamepad import Gamepad
     from robopref.human_io.sdl_thread import SdlThread
 
     pad = Gamepad(operator_id=operator_id)
     pad.run_in(SdlThread([pad] if window is None else [pad, window]))
-    return pad if window is None else CombinedSource(window, pad)
+    return pad if window is None else CombinedSource(window, pad, dead_zone=dead_zone)
 
 
-def _open_spacemouse(window: KeyboardWindow | None, operator_id: str) -> InputSource:
+def _open_spacemouse(window: KeyboardWindow | None, operator_id: str, dead_zone: float) -> InputSource:
     from robopref.human_io.combined import CombinedSource
     from robopref.human_io.sdl_thread import SdlThread
     from robopref.human_io.spacemouse import SpaceMouse
@@ -90,10 +94,10 @@ def _open_spacemouse(window: KeyboardWindow | None, operator_id: str) -> InputSo
     except BaseException:
         mouse.close()
         raise
-    return CombinedSource(window, mouse)
+    return CombinedSource(window, mouse, dead_zone=dead_zone)
 
 
-_OPENERS: dict[str, Callable[[KeyboardWindow | None, str], InputSource]] = {
+_OPENERS: dict[str, Callable[[KeyboardWindow | None, str, float], InputSource]] = {
     "keyboard": _open_keyboard,
     "gamepad": _open_gamepad,
     "spacemouse": _open_spacemouse,

@@ -287,7 +287,7 @@ class StationServer:
             remappable=self._mappings is not None,
         )
         if self._mappings is not None:
-            visitor.tell("mapping", rows=self._mappings.rows())
+            visitor.tell("mapping", rows=self._mappings.rows(), dead_zone=self._mappings.mapping.dead_zone)
         visitor.status_changed()
         self._lease_changed(visitor.number == self.lease.holder, "waiting for the page")
         if before is not None:
@@ -374,7 +374,7 @@ class StationServer:
             visitor.tell("remap_error", text=str(error))
             return
         for other in self._visitors.values():
-            other.tell("mapping", rows=mappings.rows())
+            other.tell("mapping", rows=mappings.rows(), dead_zone=mappings.mapping.dead_zone)
 
     def _status_json(self) -> dict[str, Any] | None:
         return None if self._status is None else self._status.to_json()

@@ -69,18 +69,59 @@ export class Keyboard {
 /** The gamepad that was touched last, read whenever asked. */
 export class Gamepads {
   #index = null;
+  #masks = new Map(); // of each pad what was held when nobody listened
+  deadZone = 0.1;
 
   /** The state of the pad now, or null where there is none. */
   read() {
-    const pads = [...navigator.getGamepads()].filter((pad) => pad?.connected);
-    const touched = pads.find((pad) => pad.buttons.some((button) => button.pressed));
-    let pad = pads.find((candidate) => candidate.index === this.#index);
-    if (touched && !(pad && pad.buttons.some((button) => button.pressed))) pad = touched;
-    pad ??= pads[0];
-    this.#index = pad?.index ?? null;
+    const pad = this.#choose((candidate) => candidate.buttons.some((button) => button.pressed));
     return pad ? stateOf(pad) : null;
   }
+
+  /**
+   * As `read`, but without what was held already when a pad came or after `forget`: a button counts once it was seen
+   * released, an axis once it was seen at rest.
+   */
+  readAnew() {
+    const states = new Map(present().map((pad) => [pad.index, stateOf(pad)]));
+    for (const index of this.#masks.keys()) if (!states.has(index)) this.#masks.delete(index);
+    for (const [index, state] of states) {
+      const moved = state.axes.flatMap((value, i) => (Math.abs(value) > this.deadZone ? [i] : []));
+      const mask = this.#masks.get(index) ?? { buttons: state.buttons, axes: moved };
+      mask.buttons = mask.buttons.filter((button) => state.buttons.includes(button));
+      mask.axes = mask.axes.filter((i) => moved.includes(i));
+      this.#masks.set(index, mask);
+      state.buttons = state.buttons.filter((button) => !mask.buttons.includes(button));
+      state.axes = state.axes.map((value, i) => (mask.axes.includes(i) ? 0 : value));
+    }
+    const pad = this.#choose((candidate) => states.get(candidate.index).buttons.length > 0);
+    return pad ? states.get(pad.index) : null;
+  }
+
+  /** What the pad that is read calls itself, empty without one. */
+  get name() {
+    const pads = present();
+    const pad = pads.find((candidate) => candidate.index === this.#index) ?? pads[0];
+    return pad ? nameOf(pad) : "";
+  }
+
+  /** Whatever is held now, and until the next `readAnew`, must be let go before it counts. */
+  forget() {
+    this.#masks.clear();
+  }
+
+  #choose(isTouched) {
+    const pads = present();
+    const touched = pads.find(isTouched);
+    let pad = pads.find((candidate) => candidate.index === this.#index);
+    if (touched && !(pad && isTouched(pad))) pad = touched;
+    pad ??= pads[0];
+    this.#index = pad?.index ?? null;
+    return pad;
+  }
 }
+
+const present = () => [...navigator.getGamepads()].filter((pad) => pad?.connected);
 
 function stateOf(pad) {
   const standard = pad.mapping === "standard";
@@ -90,8 +131,12 @@ function stateOf(pad) {
   return {
     axes: axes.map((value) => Math.round(Math.max(-1, Math.min(1, Number(value) || 0)) * 1000) / 1000),
     buttons: pad.buttons.flatMap((button, i) => (button.pressed && i < MAX_BUTTONS ? [i] : [])),
-    device: [...pad.id].filter((letter) => letter >= " " && letter <= "~").join("").slice(0, 100) || "gamepad",
+    device: nameOf(pad),
   };
+}
+
+function nameOf(pad) {
+  return [...pad.id].filter((letter) => letter >= " " && letter <= "~").join("").slice(0, 100) || "gamepad";
 }
 
 /** Everything that the operator's hands are doing, in one state, and none of it when the page is not in front. */
@@ -128,14 +173,22 @@ export class Hands {
 
   /** What is held now. */
   state() {
-    if (this.away || document.hidden || document.querySelector("dialog[open]")) return RESTING;
-    const pad = this.#gamepads.read();
+    if (this.away || document.hidden || document.querySelector("dialog[open]")) {
+      this.#gamepads.forget();
+      return RESTING;
+    }
+    const pad = this.#gamepads.readAnew();
     return { ...RESTING, ...pad, keys: [...new Set([...this.#keyboard.held, ...this.#extraKeys])] };
   }
 
   /** Name of the gamepad, empty without one. */
   get device() {
-    return this.#gamepads.read()?.device ?? "";
+    return this.#gamepads.name;
+  }
+
+  /** How far an axis may be from 0 and is yet at rest. */
+  set deadZone(value) {
+    this.#gamepads.deadZone = value;
   }
 
   hold(code, down) {
@@ -152,6 +205,7 @@ export class Hands {
   /** Let go of everything. */
   release() {
     this.#extraKeys.clear();
+    this.#gamepads.forget();
     this.#keyboard.clear();
     this.#maybe();
   }
@@ -163,6 +217,7 @@ export class Hands {
   }
 
   #comeBack() {
+    if (this.away) this.#gamepads.forget(); // what was pressed since somebody last looked
     if (!document.hidden) this.away = "";
     this.#maybe();
   }

@@ -113,6 +113,7 @@ class Station {
         this.#showLease(message);
         break;
       case "mapping":
+        this.#hands.deadZone = message.dead_zone;
         this.#showMapping(message.rows);
         break;
       case "remap_error":
