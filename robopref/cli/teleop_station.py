@@ -184,16 +184,24 @@ def _start_painting(painter: Painter, cameras: Mapping[str, FrameSlot], stopped:
 
 
 def _paint(painter: Painter, cameras: Mapping[str, FrameSlot], stopped: Callable[[], bool]) -> None:
-    painted = 0
+    painted, said = 0, ""
     while not stopped():
         number, message = painter.slot.get()
         if number == painted:
             time.sleep(_PAINT_POLL_S)
             continue
         painted = number
-        captured_ns, scene = split_scene(message)
-        for name, picture in painter.paint(scene):
-            cameras[name].put(picture, captured_ns)
+        try:
+            captured_ns, scene = split_scene(message)
+            for name, picture in painter.paint(scene):
+                cameras[name].put(picture, captured_ns)
+        except Exception as error:  # of whatever draws; the operator is owed the next picture, and to know of this one
+            why = f"{type(error).__name__}: {error}"
+            if why != said:  # not for every picture
+                print(f"a picture could not be drawn ({why}); the next one is tried.", file=sys.stderr, flush=True)
+            said = why
+        else:
+            said = ""
 
 
 def _open_source(plan: StationPlan, cameras: Mapping[str, FrameSlot], wiring: _Wiring) -> tuple[InputSource, str]:
