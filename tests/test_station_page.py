@@ -450,6 +450,7 @@ def test_pictures_are_shown_as_they_come_and_their_age_is_said(tmp_path, open_pa
         page = open_page(session.source.address)
         until_ready(page)
         page.keyboard.press("KeyH")
+        until_mode(page, "AUTONOMOUS")  # two keys within one tick have no order
         until(lambda: re.fullmatch(r"[\d.]+ m?s old", page.inner_text("#frame-age")), "the age of the picture is shown")
         page.keyboard.press("Space")
         until_mode(page, "TAKEOVER")
