@@ -32,6 +32,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import gymnasium as gym
@@ -320,8 +321,8 @@ class Stranger:
                 raise SystemExit(f"a bad token was answered with {answer.status}")
 
     async def _half_a_handshake(self) -> None:
-        host, port = re.fullmatch(r"http://(.*):(\d+)/", self._base).groups()  # type: ignore[union-attr]
-        _, writer = await asyncio.open_connection(host, int(port))
+        base = urlsplit(self._base)
+        _, writer = await asyncio.open_connection(base.hostname, base.port)
         writer.write(b"GET /control HTTP/1.1\r\nHost: ")
         await writer.drain()
         writer.transport.abort()

@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 # So that ``module:factory`` names in the tests can point at the test modules themselves.
@@ -8,3 +9,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 # The tests' networks are tiny: more threads than one only wait for each other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def barely_trained(tmp_path_factory):
+    """A policy for the task reach, from the state, that has seen two demonstrations; they lie beside it in demos/."""
+    from test_cli import run
+
+    root = tmp_path_factory.mktemp("barely_trained")
+    run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)
+    run(
+        "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
+        "--steps", 20, "--batch-size", 32, "--wandb", "disabled",
+    )  # fmt: skip
+    return root / "train"

@@ -151,7 +151,7 @@ def test_learning_goes_on_from_a_saved_state():
         assert torch.equal(a, b_)
 
 
-@pytest.mark.parametrize("settings", [{"learning_rate": 0}, {"max_grad_norm": -1}, {"kappa": -0.1}])
+@pytest.mark.parametrize("settings", [{"learning_rate": 0}, {"max_grad_norm": -1}, {"kappa": -0.1}, {"hinge": 0}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(RoboprefError, match=next(iter(settings))):
         LearnerSettings(**settings)

@@ -28,16 +28,9 @@ FAST = 500.0  # ticks a second: the simulator's own pace, so that the tests do n
 RAMP = 0.02  # seconds to full deflection: ten ticks
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """A barely trained policy."""
-    root = tmp_path_factory.mktemp("teleop")
-    run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)
-    run(
-        "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
-        "--steps", 20, "--batch-size", 32, "--wandb", "disabled",
-    )  # fmt: skip
-    return root / "train"
+@pytest.fixture
+def policy(barely_trained):
+    return barely_trained
 
 
 @pytest.fixture(autouse=True)

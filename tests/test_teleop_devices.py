@@ -20,7 +20,6 @@ from sdl_devices import (
     until,
     window_event,
 )  # fmt: skip
-from test_cli import run
 
 from robopref.cli.teleop import Teleop, run_teleop
 from robopref.human_io import spacemouse
@@ -43,16 +42,9 @@ def surroundings(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """A barely trained policy."""
-    root = tmp_path_factory.mktemp("devices")
-    run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)
-    run(
-        "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
-        "--steps", 20, "--batch-size", 32, "--wandb", "disabled",
-    )  # fmt: skip
-    return root / "train"
+@pytest.fixture
+def policy(barely_trained):
+    return barely_trained
 
 
 class WithHands:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from station_browser import launched, until
-from test_cli import run
 
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
@@ -21,16 +20,9 @@ from robopref.trajectory import Actor, Outcome
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def policy(tmp_path_factory):
-    """A barely trained policy."""
-    root = tmp_path_factory.mktemp("process")
-    run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)
-    run(
-        "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
-        "--steps", 20, "--batch-size", 32, "--wandb", "disabled",
-    )  # fmt: skip
-    return root / "train"
+@pytest.fixture
+def policy(barely_trained):
+    return barely_trained
 
 
 class Terminal:

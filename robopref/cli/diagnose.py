@@ -297,7 +297,7 @@ def diagnose_and_report(
         status.at("tracking")
         try:
             _track(out, diagnosis, config, wandb)
-        except Exception as error:
+        except Exception as error:  # W&B may fail in any way; the results are finished, and what failed is said
             console.print(
                 f"The results are complete, but tracking them failed ({type(error).__name__}: {error}); --resume tries "
                 "again.",

@@ -51,7 +51,7 @@ class LearnerSettings:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "adam_epsilon", "max_grad_norm"):
+        for name in ("learning_rate", "adam_epsilon", "max_grad_norm", "hinge"):
             if not getattr(self, name) > 0:
                 raise RoboprefError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.kappa < 0:
