@@ -95,6 +95,17 @@ def test_a_policy_that_plays_at_chance_is_untrained():
     assert judge_competence(np.array([50.0]), np.arange(10.0)).untrained  # one episode proves nothing
 
 
+def test_too_few_episodes_are_told_from_a_policy_at_chance():
+    # one against ten cannot come below 1 of 11, however good it is; three against ten reach 1 of 286
+    one, chance = np.array([50.0]), np.arange(10.0)
+    found = judge_competence(one, chance)
+    assert (found.untrained, found.undecided) == (True, True)
+    among = judge_competence(np.array([8.5]), chance)
+    assert (among.untrained, among.undecided) == (True, False)
+    enough = judge_competence(np.array([50.0, 51, 52]), chance)
+    assert (enough.untrained, enough.undecided) == (False, False)
+
+
 def test_scores_are_checked():
     assert mean_score(np.array([1.0, 3.0])).value == 2
     for scores in ([], [np.nan]):

@@ -218,6 +218,15 @@ def test_an_untrained_policy_is_reported_loudly(tmp_path: Path) -> None:
     assert "2 episodes repeat another." in page.text
 
 
+def test_too_few_episodes_are_not_called_a_policy_at_chance(tmp_path: Path) -> None:
+    found = make_diagnosis()
+    competence = replace(found.competence, untrained=True, undecided=True)
+    statements = ("Perhaps UNTRAINED: so few cannot show that this is no chance.",)
+    page = Page(text_of(replace(found, statements=statements, competence=competence), tmp_path))
+    assert "nothing shows that this policy learned to play" not in page.text
+    assert "Perhaps UNTRAINED" in page.text
+
+
 def test_a_constant_policy_is_reported_loudly(tmp_path: Path) -> None:
     found = make_diagnosis()
     habit = Habit((1,), Estimate(1.0, 0.54, 1.0, 6), 360)
