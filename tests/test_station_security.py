@@ -539,6 +539,7 @@ def test_a_page_that_reads_nothing_is_not_written_to_without_end():
         client = Client(server, address, http)
         await client.enter()
         socket = await client.open()
+        await news(socket, "welcome")  # the server knows the visitor from then on
         socket._conn.transport.pause_reading()  # the socket of the test's own side stands still
         transport = server._visitors[1].socket._writer.transport
         for step in range(400):  # 80 MB, which no socket's buffers hold
