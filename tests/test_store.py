@@ -121,6 +121,41 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: Any, steps: list[Step
     assert store.verify() == []
 
 
+@settings(max_examples=25, deadline=None)
+@given(steps=recordings(), with_final=st.booleans())
+def test_an_added_episode_is_the_same_file(tmp_path_factory: Any, steps: list[Step], with_final: bool) -> None:
+    source = EpisodeStore.create_or_open(tmp_path_factory.mktemp("source"))
+    target = EpisodeStore.create_or_open(tmp_path_factory.mktemp("target"))
+    with source.begin(INFO) as writer:
+        for step in steps:
+            writer.append(step)
+        episode_id = writer.finish(Outcome.FAILURE, steps[0].observation if with_final else None)
+    assert target.add(source.read(episode_id)) == episode_id
+    name = f"episodes/{episode_id}.safetensors"
+    assert (target.path / name).read_bytes() == (source.path / name).read_bytes()
+    assert target.has(episode_id)
+    assert target.verify() == []
+    assert (target.path / "dataset.json").read_bytes() == (source.path / "dataset.json").read_bytes()
+
+
+def test_an_episode_is_added_once_and_only_where_it_fits(store: EpisodeStore, tmp_path: Path) -> None:
+    first = store.read(record(store, 2))
+    with pytest.raises(RoboprefError, match="already has the episode"):
+        store.add(first)
+    unnamed = store.add(replace(first, info=replace(first.info, episode_id="")))
+    assert unnamed in store.episode_ids()
+    other = replace(first, info=replace(first.info, episode_id="x"), observation={"other": np.zeros((2, 3))})
+    with pytest.raises(RoboprefError, match="final observation"):
+        store.add(other)
+    with pytest.raises(RoboprefError, match="does not fit"):
+        store.add(replace(other, final_observation={}))
+    bad = replace(first, info=replace(first.info, episode_id="x"), reward=np.array([0.0, np.nan]))
+    with pytest.raises(RoboprefError, match="reward"):
+        store.add(bad)
+    assert not store.has("x")
+    assert store.verify() == []
+
+
 def test_information_is_kept(store: EpisodeStore) -> None:
     episode_id = record(store)
     info = store.info(episode_id)

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
-from robopref.trajectory import NULL_DISCRETE, Actor, EpisodeInfo, Outcome, Step
+from robopref.trajectory import NULL_DISCRETE, STEP_COLUMNS, Actor, Episode, EpisodeInfo, Outcome, Step
+
+_STEP_DTYPES: Mapping[str, Any] = {
+    "actor": np.int8,
+    "segment_id": np.int32,
+    "reward": np.float64,
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+    "success": np.bool_,
+    "t_monotonic_ns": np.int64,
+}
 
 Columns = Mapping[str, NDArray[Any]]
 """One step: values by column name, in storage order; observations are ``observation/<key>``."""
@@ -100,13 +110,8 @@ def step_columns(step: Step) -> dict[str, NDArray[Any]]:
         columns[name] = _null_like(action) if value is None else _checked_action(value, name, action)
     if not np.isfinite(step.reward):
         raise RoboprefError(f"column 'reward' is {step.reward}.")
-    columns["actor"] = np.array(Actor(step.actor), np.int8)
-    columns["segment_id"] = np.array(step.segment_id, np.int32)
-    columns["reward"] = np.array(step.reward, np.float64)
-    columns["terminated"] = np.array(step.terminated, np.bool_)
-    columns["truncated"] = np.array(step.truncated, np.bool_)
-    columns["success"] = np.array(step.success, np.bool_)
-    columns["t_monotonic_ns"] = np.array(step.t_monotonic_ns, np.int64)
+    Actor(step.actor)  # raises for an unknown one
+    columns |= {name: np.array(getattr(step, name), dtype) for name, dtype in _STEP_DTYPES.items()}
     return columns
 
 
@@ -129,6 +134,51 @@ def observation_columns(observation: Mapping[str, Any], prefix: str) -> dict[str
 def schema_of(columns: Columns) -> dict[str, ColumnSpec]:
     """The schema that the values of one step have."""
     return {name: ColumnSpec(value.dtype.name, value.shape) for name, value in columns.items()}
+
+
+def episode_columns(episode: Episode) -> dict[str, NDArray[Any]]:
+    """A whole episode's values by column [T, ...], then its final observation, checked as ``step_columns`` does.
+
+    Raises:
+        RoboprefError: naming the column at fault.
+    """
+    columns = observation_columns(episode.observation, OBSERVATION)
+    for name in STEP_COLUMNS:
+        columns[name] = _little_endian(np.asarray(getattr(episode, name)))
+    for name in ("action", "policy_action", "human_action"):
+        if columns[name].dtype.kind not in "iuf":
+            raise RoboprefError(f"column {name!r} holds {columns[name].dtype} values; actions are floats or integers.")
+        dtype = np.dtype(np.int64) if columns[name].dtype.kind in "iu" else columns["action"].dtype
+        columns[name] = _little_endian(columns[name].astype(dtype, copy=False))
+    if not np.isfinite(columns["reward"]).all():
+        raise RoboprefError("column 'reward' holds NaN or infinity.")
+    for name, dtype in _STEP_DTYPES.items():
+        columns[name] = _little_endian(columns[name].astype(dtype, copy=False))
+    if episode.final_observation:
+        final = observation_columns(episode.final_observation, FINAL_OBSERVATION)
+        seen = {FINAL_OBSERVATION + key for key in episode.observation}
+        if set(final) != seen:
+            raise RoboprefError(f"the final observation has {sorted(final)}, the steps have {sorted(seen)}.")
+        for name, value in final.items():
+            steps = columns[OBSERVATION + name.removeprefix(FINAL_OBSERVATION)]
+            if (value.dtype, value.shape) != (steps.dtype, steps.shape[1:]):
+                raise RoboprefError(f"column {name!r} is {value.dtype} {list(value.shape)}, unlike those of the steps.")
+        columns |= final
+    # A recorder's order: each final observation after the steps' own, so that equal episodes are equal files.
+    return dict(sorted(columns.items(), key=lambda item: _place(item[0])))
+
+
+def _place(name: str) -> tuple[int, str, bool]:
+    if name in STEP_COLUMNS:
+        return 1 + STEP_COLUMNS.index(name), "", False
+    final = name.startswith(FINAL_OBSERVATION)
+    return 0, name.removeprefix(FINAL_OBSERVATION if final else OBSERVATION), final
+
+
+def steps_schema(columns: Columns) -> dict[str, ColumnSpec]:
+    """The schema of the steps in the columns of an episode, in storage order."""
+    steps = {name: value for name, value in columns.items() if not name.startswith(FINAL_OBSERVATION)}
+    return {name: ColumnSpec(value.dtype.name, value.shape[1:]) for name, value in steps.items()}
 
 
 def check_schema(schema: Schema, expected: Schema, where: str) -> None:

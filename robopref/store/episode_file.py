@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,31 @@ def write_episode(path: Path, data: Any, content: JournalContent) -> None:
         OSError: it could not be written; nothing is left behind.
     """
     assert content.info is not None
+    info, tensors = content.info, _layout(content)
+    with memoryview(data) as view:
+        _write_file(path, info, [(tensor, _journalled_values(view, tensor, content)) for tensor in tensors])
+
+
+def write_arrays(path: Path, info: EpisodeInfo, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write columns as an episode file, all at once or not at all: [T, ...], final observations without the axis.
+
+    Raises:
+        OSError: it could not be written; nothing is left behind.
+    """
+    tensors = []
+    for name, values in columns.items():
+        final = name.startswith(FINAL_OBSERVATION)
+        spec = ColumnSpec(values.dtype.name, values.shape if final else values.shape[1:])
+        tensors.append(_Tensor(name, spec, None if final else len(values), 0))
+    blocks = [(tensor, _blocks(columns[tensor.name])) for tensor in _aligned(tensors)]
+    _write_file(path, info, blocks)
+
+
+def _write_file(path: Path, info: EpisodeInfo, tensors: Sequence[tuple[_Tensor, Iterable[Any]]]) -> None:
     temporary = path.parent.parent / "journal" / f"{path.name}.tmp"
     try:
         with open(temporary, "wb", buffering=1 << 20) as file:
-            _write_tensors(file, data, content, content.info)
+            _write_tensors(file, info, tensors)
             file.flush()
             os.fsync(file.fileno())
         os.rename(temporary, path)
@@ -97,14 +118,13 @@ def write_episode(path: Path, data: Any, content: JournalContent) -> None:
     sync_directory(path.parent)
 
 
-def _write_tensors(file: Any, data: Any, content: JournalContent, info: EpisodeInfo) -> None:
-    tensors = _layout(content)
+def _write_tensors(file: Any, info: EpisodeInfo, tensors: Sequence[tuple[_Tensor, Iterable[Any]]]) -> None:
     info_json = info_to_json(info)
     header: dict[str, Any] = {
         "__metadata__": {"format": FORMAT, "info": info_json, "checksum": "0" * 2 * _DIGEST_SIZE},
     }
     begin = 0
-    for tensor in tensors:
+    for tensor, _ in tensors:
         end = begin + tensor.nbytes
         header[tensor.name] = {
             "dtype": DTYPE_NAMES[tensor.spec.dtype],
@@ -114,18 +134,28 @@ def _write_tensors(file: Any, data: Any, content: JournalContent, info: EpisodeI
         begin = end
     file.write(_header_bytes(header))
     digest = _new_digest(info_json)
-    with memoryview(data) as view:
-        for tensor in tensors:
-            _digest_name(digest, tensor.name, tensor.spec.dtype, tensor.shape)
-            starts = content.steps if tensor.steps is not None else [content.final_observation or 0]
-            for start in starts:
-                with view[start + tensor.offset : start + tensor.offset + tensor.spec.nbytes] as value:
-                    digest.update(value)
-                    file.write(value)
+    for tensor, values in tensors:
+        _digest_name(digest, tensor.name, tensor.spec.dtype, tensor.shape)
+        for value in values:
+            digest.update(value)
+            file.write(value)
     # The checksum is known only now; it has the length of the zeros that hold its place.
     header["__metadata__"]["checksum"] = digest.hexdigest()
     file.seek(0)
     file.write(_header_bytes(header))
+
+
+def _journalled_values(view: memoryview, tensor: _Tensor, content: JournalContent) -> Iterator[memoryview]:
+    starts = content.steps if tensor.steps is not None else [content.final_observation or 0]
+    for start in starts:
+        with view[start + tensor.offset : start + tensor.offset + tensor.spec.nbytes] as value:
+            yield value
+
+
+def _blocks(values: NDArray[Any]) -> Iterator[bytes]:
+    # A step at a time: the whole may be a memory map larger than the memory.
+    for value in values if values.ndim else [values]:
+        yield np.asarray(value, values.dtype.newbyteorder("<")).tobytes()
 
 
 def _layout(content: JournalContent) -> list[_Tensor]:
@@ -137,6 +167,10 @@ def _layout(content: JournalContent) -> list[_Tensor]:
             final_name = FINAL_OBSERVATION + name.removeprefix(OBSERVATION)
             tensors.append(_Tensor(final_name, spec, None, final_offset))
             final_offset += spec.nbytes
+    return _aligned(tensors)
+
+
+def _aligned(tensors: list[_Tensor]) -> list[_Tensor]:
     # Wide types first keeps every tensor aligned without holes, which the format forbids.
     return sorted(tensors, key=lambda tensor: -np.dtype(tensor.spec.dtype).itemsize)
 

@@ -29,9 +29,11 @@ from robopref.store.encoding import (
     ColumnSpec,
     Schema,
     check_schema,
+    episode_columns,
     info_to_json,
     schema_from_json,
     schema_to_json,
+    steps_schema,
 )
 from robopref.store.episode_file import (
     EpisodeHeader,
@@ -39,6 +41,7 @@ from robopref.store.episode_file import (
     read_episode,
     read_header,
     sync_directory,
+    write_arrays,
     write_episode,
 )
 from robopref.store.journal import JournalWriter, Kind, mapped, open_abandoned, read_journal, write_error
@@ -141,7 +144,7 @@ class EpisodeStore:
         now = datetime.now(UTC)
         info = replace(
             info,
-            episode_id=f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(4)}",
+            episode_id=new_episode_id(now),
             started_at=info.started_at or now.isoformat(),
             outcome=Outcome.ABORTED,
             schema_version=SCHEMA_VERSION,
@@ -162,6 +165,36 @@ class EpisodeStore:
         except OSError as error:
             raise write_error(error, path, "Nothing recorded before is affected") from error
         return EpisodeWriter(self.path, info, journal, self._adopt_schema)
+
+    def has(self, episode_id: str) -> bool:
+        """Whether there is such a finished episode."""
+        return (self.path / "episodes" / f"{episode_id}.safetensors").is_file()
+
+    def add(self, episode: Episode) -> str:
+        """Keep a whole episode that comes from elsewhere, its id too when it has one -> its id.
+
+        Raises:
+            RoboprefError: there is an episode of that id, the columns are not those of the directory, a value is one
+                that a recording may not hold, or the file cannot be written. Nothing of it is kept then.
+        """
+        now = datetime.now(UTC)
+        info = replace(
+            episode.info,
+            episode_id=episode.info.episode_id or new_episode_id(now),
+            started_at=episode.info.started_at or now.isoformat(),
+            schema_version=SCHEMA_VERSION,
+        )
+        columns = episode_columns(episode)
+        path = self.path / "episodes" / f"{info.episode_id}.safetensors"
+        try:
+            with _locked(self.path):
+                if path.exists():
+                    raise RoboprefError(f"{self.path} already has the episode {info.episode_id}.")
+                self._adopt_locked(steps_schema(columns), running=0)
+                write_arrays(path, info, columns)
+        except OSError as error:
+            raise write_error(error, path, "Nothing recorded before is affected") from error
+        return info.episode_id
 
     def verify(self) -> list[str]:
         """Read everything and check it against its checksums -> one sentence for each damaged or foreign file."""
@@ -217,12 +250,16 @@ class EpisodeStore:
     def _adopt_schema(self, schema: Schema) -> None:
         """Check a first step's columns against the directory's, which they become while it holds no other episode."""
         with _locked(self.path):
-            expected = self._read_dataset()
-            journals = list((self.path / "journal").glob("*.journal"))
-            if not expected or (dict(schema) != expected and len(journals) == 1 and len(self) == 0):
-                _write_dataset(self.path, schema)
-            else:
-                check_schema(schema, expected, f"the episodes in {self.path}")
+            self._adopt_locked(schema, running=1)
+
+    def _adopt_locked(self, schema: Schema, running: int) -> None:
+        """``running``: how many of the journals are the caller's own."""
+        expected = self._read_dataset()
+        journals = list((self.path / "journal").glob("*.journal"))
+        if not expected or (dict(schema) != expected and len(journals) == running and len(self) == 0):
+            _write_dataset(self.path, schema)
+        else:
+            check_schema(schema, expected, f"the episodes in {self.path}")
 
     def _recover(self) -> Iterator[Recovery]:
         """Turn every journal whose writer is dead into a finished episode."""
@@ -271,6 +308,11 @@ class EpisodeStore:
         except RoboprefError as error:
             return Recovery(episode_id, 0, outcome, f"{error} The journal {journal} is left as it is.")
         return Recovery(episode_id, steps, outcome)
+
+
+def new_episode_id(now: datetime) -> str:
+    """An id that sorts by time and that nobody else makes."""
+    return f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(4)}"
 
 
 def _step_schema(header: EpisodeHeader) -> dict[str, ColumnSpec]:
