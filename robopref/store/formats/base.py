@@ -1,4 +1,4 @@
-"""What a conversion is asked and what it answers; every format has a module of its own that imports, exports or both."""
+"""What a conversion is asked and what it answers. Each format has a module of its own, to import, export or both."""
 
 from __future__ import annotations
 
