@@ -54,6 +54,12 @@ class EpisodeHeader:
         return self.tensors["actor"][1][0]
 
     @property
+    def columns(self) -> dict[str, ColumnSpec]:
+        """The columns of a step, in the order of the file."""
+        steps = {name: entry for name, entry in self.tensors.items() if not name.startswith(FINAL_OBSERVATION)}
+        return {name: ColumnSpec(dtype, shape[1:]) for name, (dtype, shape, *_) in steps.items()}
+
+    @property
     def size(self) -> int:
         """Bytes that the whole file must have."""
         return self.data_start + max(end for *_, end in self.tensors.values())
@@ -249,6 +255,7 @@ def check_episode(path: Path) -> EpisodeHeader:
         RoboprefError: saying what is wrong with it.
     """
     header = read_header(path)
+    _check_header_bytes(path, header)
     digest = _new_digest(header.info_json)
     for name, array in _tensors(path, header):
         _digest_name(digest, name, array.dtype.name, list(array.shape))
@@ -257,6 +264,14 @@ def check_episode(path: Path) -> EpisodeHeader:
         raise RoboprefError(f"{path} was changed or damaged after it was written: its checksum does not fit.")
     read_episode(path)
     return header
+
+
+def _check_header_bytes(path: Path, header: EpisodeHeader) -> None:
+    """See that even the bytes without a meaning, which no checksum covers, are as they were written."""
+    with open(path, "rb") as file:
+        written = file.read(header.data_start)
+    if written != _header_bytes(json.loads(written[8:])):
+        raise RoboprefError(f"{path} was changed or damaged after it was written: its header is not as it was.")
 
 
 def _tensors(path: Path, header: EpisodeHeader) -> Iterator[tuple[str, NDArray[Any]]]:

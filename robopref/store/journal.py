@@ -54,7 +54,8 @@ class JournalWriter:
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
         # flock, not lockf: a POSIX lock would be lost when this process opens the file a second time to look at it.
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who looks whether it is abandoned may hold it for a moment.
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
         # Syncing may take long on a slow disk; a thread keeps it out of the control loop.
         self._syncer = ThreadPoolExecutor(1, thread_name_prefix="journal-sync")
         self._sync: Future[None] | None = None
@@ -198,6 +199,21 @@ def open_abandoned(path: Path) -> int | None:
         raise
     os.close(fd)
     return None
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a journal is there and its writer is gone, found out without writing anything.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            # As in ``open_abandoned``: it may have been finished and removed meanwhile.
+            return os.fstat(file.fileno()).st_nlink > 0
+    except (FileNotFoundError, BlockingIOError):
+        return False
 
 
 @contextlib.contextmanager

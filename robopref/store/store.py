@@ -10,10 +10,7 @@ Ids sort by recording time. Any number of processes may read and write at once.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import json
 import logging
 import os
 import secrets
@@ -21,20 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from robopref.errors import RoboprefError
-from robopref.store.encoding import (
-    FINAL_OBSERVATION,
-    ColumnSpec,
-    Schema,
-    check_schema,
-    episode_columns,
-    info_to_json,
-    schema_from_json,
-    schema_to_json,
-    steps_schema,
-)
+from robopref.store.dataset_file import Dataset, adopt_schema, locked, read_dataset, write_dataset
+from robopref.store.encoding import Schema, check_schema, episode_columns, info_to_json, steps_schema
 from robopref.store.episode_file import (
     EpisodeHeader,
     check_episode,
@@ -48,7 +35,6 @@ from robopref.store.journal import JournalWriter, Kind, mapped, open_abandoned, 
 from robopref.store.writer import EpisodeWriter
 from robopref.trajectory import SCHEMA_VERSION, Episode, EpisodeInfo, Outcome
 
-FORMAT = "robopref-episodes"
 _log = logging.getLogger(__name__)
 
 
@@ -79,7 +65,7 @@ class EpisodeStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recovered: tuple[Recovery, ...] = ()
-        self._read_dataset()
+        read_dataset(path)
         self.recovered = tuple(self._recover())
 
     @classmethod
@@ -102,9 +88,9 @@ class EpisodeStore:
         try:
             for folder in ("episodes", "discarded", "journal"):
                 (path / folder).mkdir(parents=True, exist_ok=True)
-            with _locked(path):
+            with locked(path):
                 if not (path / "dataset.json").exists():
-                    _write_dataset(path, {})
+                    write_dataset(path, Dataset(SCHEMA_VERSION, {}))
         except OSError as error:
             raise RoboprefError(f"cannot make the data directory {path}: {error.strerror}.") from error
         return cls(path)
@@ -153,7 +139,7 @@ class EpisodeStore:
         path = self.path / "journal" / f"{info.episode_id}.journal"
         try:
             # Under the lock, so that nobody takes the journal for abandoned before its writer has locked it.
-            with _locked(self.path):
+            with locked(self.path):
                 journal = JournalWriter(path)
             try:
                 journal.append(Kind.INFO, [payload])
@@ -187,10 +173,10 @@ class EpisodeStore:
         columns = episode_columns(episode)
         path = self.path / "episodes" / f"{info.episode_id}.safetensors"
         try:
-            with _locked(self.path):
+            with locked(self.path):
                 if path.exists():
                     raise RoboprefError(f"{self.path} already has the episode {info.episode_id}.")
-                self._adopt_locked(steps_schema(columns), running=0)
+                adopt_schema(self.path, steps_schema(columns), running=0)
                 write_arrays(path, info, columns)
         except OSError as error:
             raise write_error(error, path, "Nothing recorded before is affected") from error
@@ -199,13 +185,13 @@ class EpisodeStore:
     def verify(self) -> list[str]:
         """Read everything and check it against its checksums -> one sentence for each damaged or foreign file."""
         problems = []
-        schema = self._read_dataset()
+        schema = read_dataset(self.path).columns
         for path in sorted(self._files()):
             try:
                 header = check_episode(path)
                 if f"{header.info.episode_id}.safetensors" != path.name:
                     raise RoboprefError(f"{path} holds the episode {header.info.episode_id}: it was renamed.")
-                check_schema(_step_schema(header), schema, f"{self.path} (in the file {path})")
+                check_schema(header.columns, schema, f"{self.path} (in the file {path})")
             except RoboprefError as error:
                 problems.append(str(error))
         return problems
@@ -226,40 +212,10 @@ class EpisodeStore:
             raise RoboprefError(f"{self.path} has no finished episode {episode_id!r}.")
         return path
 
-    def _read_dataset(self) -> dict[str, ColumnSpec]:
-        path = self.path / "dataset.json"
-        try:
-            dataset = json.loads(path.read_bytes())
-            if dataset["format"] != FORMAT:
-                raise ValueError(f"its format is {dataset['format']!r}")
-            version = int(dataset["schema_version"])
-            schema = schema_from_json(dataset["columns"]) if version <= SCHEMA_VERSION else {}
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise RoboprefError(
-                f"{self.path} is no data directory (it has no dataset.json): record into it first, or check the path."
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RoboprefError(f"{path} is damaged ({error}): restore it from a copy.") from error
-        if version > SCHEMA_VERSION:
-            raise RoboprefError(
-                f"{self.path} was written by a newer robopref (schema {version}); this one reads up to schema "
-                f"{SCHEMA_VERSION}: upgrade robopref."
-            )
-        return schema
-
     def _adopt_schema(self, schema: Schema) -> None:
         """Check a first step's columns against the directory's, which they become while it holds no other episode."""
-        with _locked(self.path):
-            self._adopt_locked(schema, running=1)
-
-    def _adopt_locked(self, schema: Schema, running: int) -> None:
-        """``running``: how many of the journals are the caller's own."""
-        expected = self._read_dataset()
-        journals = list((self.path / "journal").glob("*.journal"))
-        if not expected or (dict(schema) != expected and len(journals) == running and len(self) == 0):
-            _write_dataset(self.path, schema)
-        else:
-            check_schema(schema, expected, f"the episodes in {self.path}")
+        with locked(self.path):
+            adopt_schema(self.path, schema, running=1)
 
     def _recover(self) -> Iterator[Recovery]:
         """Turn every journal whose writer is dead into a finished episode."""
@@ -268,7 +224,7 @@ class EpisodeStore:
         if not os.access(self.path / "journal", os.W_OK):
             _log.warning("%s holds unfinished recordings that cannot be recovered: it is read-only.", self.path)
             return
-        with _locked(self.path):
+        with locked(self.path):
             for path in sorted((self.path / "journal").glob("*.journal")):
                 lock = open_abandoned(path)
                 if lock is None:
@@ -313,32 +269,3 @@ class EpisodeStore:
 def new_episode_id(now: datetime) -> str:
     """An id that sorts by time and that nobody else makes."""
     return f"{now:%Y%m%dT%H%M%S-%f}-{secrets.token_hex(4)}"
-
-
-def _step_schema(header: EpisodeHeader) -> dict[str, ColumnSpec]:
-    tensors = header.tensors.items()
-    return {n: ColumnSpec(dtype, shape[1:]) for n, (dtype, shape, *_) in tensors if not n.startswith(FINAL_OBSERVATION)}
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes that change the directory."""
-    with open(path / "journal" / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _write_dataset(path: Path, schema: Schema) -> None:
-    dataset: dict[str, Any] = {
-        "format": FORMAT,
-        "about": "Episodes recorded by robopref: one safetensors file each in episodes/, a tensor per column.",
-        "schema_version": SCHEMA_VERSION,
-        "columns": schema_to_json(schema),
-    }
-    temporary = path / "dataset.json.tmp"
-    with open(temporary, "w") as file:
-        json.dump(dataset, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path / "dataset.json")
-    sync_directory(path)
