@@ -98,13 +98,14 @@ def write_dataset(directory: Path, dataset: Dataset) -> None:
     sync_directory(directory)
 
 
-def adopt_schema(directory: Path, schema: Schema, *, running: int) -> None:
+def adopt_schema(directory: Path, schema: Schema, *, running: int, version: int = SCHEMA_VERSION) -> None:
     """Check an episode's columns against the directory's, which they become while it holds no other episode.
 
     Args:
         directory: a data directory, locked by the caller.
         schema: the columns of a step.
         running: how many of the journals are the caller's own.
+        version: what a reader of the episode must know at least.
 
     Raises:
         RoboprefError: the columns differ.
@@ -113,9 +114,11 @@ def adopt_schema(directory: Path, schema: Schema, *, running: int) -> None:
     journals = list((directory / "journal").glob("*.journal"))
     empty = len(journals) == running and not any((directory / "episodes").glob("*.safetensors"))
     if not dataset.columns or (dict(schema) != dict(dataset.columns) and empty):
-        write_dataset(directory, Dataset(dataset.version, schema))
-    else:
-        check_schema(schema, dataset.columns, f"the episodes in {directory}")
+        write_dataset(directory, Dataset(max(dataset.version, version), schema))
+        return
+    check_schema(schema, dataset.columns, f"the episodes in {directory}")
+    if dataset.version < version:
+        write_dataset(directory, Dataset(version, dataset.columns))
 
 
 @contextlib.contextmanager

@@ -183,8 +183,14 @@ def steps_schema(columns: Columns) -> dict[str, ColumnSpec]:
 
 def check_schema(schema: Schema, expected: Schema, where: str) -> None:
     """Raises RoboprefError saying how the two differ and that ``where`` keeps ``expected``."""
-    if dict(schema) == dict(expected):
-        return
+    if differing := schema_difference(schema, expected):
+        raise RoboprefError(
+            f"this step does not fit {where}: {differing}. Record other observations or actions into another directory."
+        )
+
+
+def schema_difference(schema: Schema, expected: Schema) -> str:
+    """Which columns differ and how, in words; empty when none does."""
     describe: Callable[[ColumnSpec | None], str] = lambda spec: "absent" if spec is None else str(spec)  # noqa: E731
     names = list(expected) + [name for name in schema if name not in expected]
     differing = [
@@ -192,10 +198,7 @@ def check_schema(schema: Schema, expected: Schema, where: str) -> None:
         for name in names
         if schema.get(name) != expected.get(name)
     ]
-    raise RoboprefError(
-        f"this step does not fit {where}: column {'; column '.join(differing)}. "
-        "Record other observations or actions into another directory."
-    )
+    return f"column {'; column '.join(differing)}" if differing else ""
 
 
 def _checked_action(value: Any, name: str, like: NDArray[Any] | None) -> NDArray[Any]:
