@@ -14,6 +14,7 @@ from tyro.conf import subcommand
 
 from robopref import __version__
 from robopref.cli.collect import Collect, run_collect
+from robopref.cli.data import Data, run_data
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.diagnose import Diagnose, run_diagnose
 from robopref.cli.diagnose_compare import DiagnoseCompare, run_diagnose_compare
@@ -49,6 +50,7 @@ Command = (
     | Annotated[Collect, subcommand("collect")]
     | Annotated[Teleop, subcommand("teleop")]
     | Annotated[Relabel, subcommand("relabel")]
+    | Annotated[Data, subcommand("data")]
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Diagnose, subcommand("diagnose")]
@@ -78,6 +80,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Collect: run_collect,
     Teleop: run_teleop,
     Relabel: run_relabel,
+    Data: run_data,
     Refine: run_refine,
     Evaluate: run_evaluate,
     Diagnose: run_diagnose,
@@ -117,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     if not finished:
-        sys.exit(1 if isinstance(command, Doctor) else EXIT_INTERRUPTED)
+        sys.exit(1 if isinstance(command, Doctor | Data) else EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""``robopref data``: what is in a data directory, whether it is whole, and ways in and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import subcommand
+
+from robopref.cli.data_info import DataInfo, run_data_info
+from robopref.cli.data_stats import DataStats, run_data_stats
+
+DataCommand = (
+    Annotated[DataInfo, subcommand("info", prefix_name=False)]
+    | Annotated[DataStats, subcommand("stats", prefix_name=False)]
+)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Look at recorded episodes, check and repair them, convert, merge and split them."""
+
+    command: Annotated[DataCommand, tyro.conf.arg(name="")]
+
+
+_RUNNERS: dict[type, Callable[[Any], bool]] = {
+    DataInfo: run_data_info,
+    DataStats: run_data_stats,
+}
+
+
+def run_data(config: Data) -> bool:
+    """Run one of them; False when it found something broken."""
+    return _RUNNERS[type(config.command)](config.command)
