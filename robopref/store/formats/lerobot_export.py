@@ -108,7 +108,6 @@ def write_episode(metadata: Metadata, episode: Episode) -> None:
     try:
         columns = episode_columns(episode)
         _check_schema(steps_schema(columns), metadata.features)
-        index = metadata.episodes
         stats: dict[str, Stats] = {}
         errors: dict[str, PixelError] = {}
         for feature in metadata.features.values():
@@ -116,9 +115,9 @@ def write_episode(metadata: Metadata, episode: Episode) -> None:
                 frames = columns[feature.column]
                 stats[feature.name], errors[feature.name] = _write_video(metadata, feature, frames)
         task = metadata.add_task(episode.info.instruction or episode.info.task)
-        values = _values(metadata, columns, index, task)
+        values = _values(metadata, columns, task)
         stats |= _write_data(metadata, values)
-        _write_final(metadata, columns, index)
+        _write_final(metadata, columns, episode.info.episode_id)
         ordered = {name: stats[name] for name in metadata.features}
         extra = {
             EPISODE_ID: episode.info.episode_id,
@@ -137,7 +136,7 @@ def _check_schema(schema: Schema, features: Mapping[str, Feature]) -> None:
             raise RoboprefError(f"column {column!r} is {schema.get(column)}, expected {expected.get(column)}.")
 
 
-def _values(metadata: Metadata, columns: Mapping[str, NDArray[Any]], index: int, task: int) -> dict[str, NDArray[Any]]:
+def _values(metadata: Metadata, columns: Mapping[str, NDArray[Any]], task: int) -> dict[str, NDArray[Any]]:
     """Every feature's values [T, ...] but those of videos."""
     length = len(columns["actor"])
     frames = np.arange(length)
@@ -146,7 +145,7 @@ def _values(metadata: Metadata, columns: Mapping[str, NDArray[Any]], index: int,
         "next.done": columns["terminated"] | columns["truncated"],
         "timestamp": (frames / metadata.fps).astype(np.float32),
         "frame_index": frames,
-        "episode_index": np.full(length, index),
+        "episode_index": np.full(length, metadata.episodes),
         "index": frames + metadata.frames,
         "task_index": np.full(length, task),
     }
@@ -215,7 +214,7 @@ def _write_video(metadata: Metadata, feature: Feature, frames: NDArray[Any]) -> 
     return stats.result(), measure(path, iter(frames), len(frames), metadata.fps, feature.column)
 
 
-def _write_final(metadata: Metadata, columns: Mapping[str, NDArray[Any]], index: int) -> None:
+def _write_final(metadata: Metadata, columns: Mapping[str, NDArray[Any]], episode_id: str) -> None:
     """The observation after the last action, which LeRobot has no place for, beside its files."""
     arrays, fields = [], []
     for feature in metadata.features.values():
@@ -227,9 +226,8 @@ def _write_final(metadata: Metadata, columns: Mapping[str, NDArray[Any]], index:
             arrays.append(array)
             fields.append(pa.field(feature.name, array.type))
     if arrays:
-        write_table(
-            metadata.path / file_path(layout.FINAL_PATH, index), pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-        )
+        table = pa.Table.from_arrays(arrays, schema=pa.schema(fields, {EPISODE_ID: episode_id}))
+        write_table(metadata.path / file_path(layout.FINAL_PATH, metadata.episodes), table)
 
 
 def _lost(metadata: Metadata) -> Iterator[str]:

@@ -156,7 +156,7 @@ def feature_from_json(name: str, entry: Mapping[str, Any], where: str) -> Featur
         spec = None
         if COLUMN_KEY in info:
             spec = ColumnSpec(np.dtype(info[DTYPE_KEY]).name, tuple(int(n) for n in info[SHAPE_KEY]))
-        shape = tuple(int(n) for n in entry["shape"])
+        shape = tuple(int(n) for n in entry["shape"]) or (1,)
         return Feature(name, str(entry["dtype"]), shape, str(info.get(COLUMN_KEY, "")), spec, info)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RoboprefError(f"{where}: the feature {name!r} is damaged ({error!r}).") from error
