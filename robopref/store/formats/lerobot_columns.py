@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.store.encoding import DTYPE_NAMES, OBSERVATION
-from robopref.store.formats.lerobot_layout import DEFAULTS, DERIVED, STEP_NAMES, Feature
+from robopref.store.formats.lerobot_layout import DEFAULTS, DERIVED, GIVEN, STEP_NAMES, Feature
 from robopref.store.formats.lerobot_source import picture_shape
 from robopref.trajectory import NULL_DISCRETE, STEP_COLUMNS, Actor, Outcome
 
@@ -26,13 +26,20 @@ class Plan:
     steps: dict[str, Feature] = field(default_factory=dict)
     intervention: Feature | None = None
     done: Feature | None = None
+    given: dict[str, Feature] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
     invented: list[str] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
         """The features to be read."""
-        features = [*self.observation.values(), *self.steps.values(), self.intervention, self.done]
+        features = [
+            *self.observation.values(),
+            *self.steps.values(),
+            *self.given.values(),
+            self.intervention,
+            self.done,
+        ]
         return list(dict.fromkeys([feature.name for feature in features if feature is not None] + ["timestamp"]))
 
 
@@ -63,6 +70,7 @@ def make_plan(features: Mapping[str, Feature], where: str) -> Plan:
         raise RoboprefError(f"{where} has no feature 'action': there is nothing to learn from.")
     if not plan.observation:
         raise RoboprefError(f"{where} has no observations that can be read: {'; '.join(plan.lost)}")
+    plan.given = {column: features[flag] for column, flag in GIVEN.items() if flag in features and column in plan.steps}
     if "actor" not in plan.steps:
         plan.intervention = features.get("intervention")
     if "terminated" not in plan.steps:
@@ -123,6 +131,10 @@ def step_columns(plan: Plan, values: Mapping[str, NDArray[Any]]) -> dict[str, ND
     columns = {column: _shaped(values[feature.name], feature) for column, feature in plan.steps.items()}
     action = columns["action"]
     length = len(action)
+    for column, flag in plan.given.items():
+        if columns[column].dtype.kind == "f":
+            given = values[flag.name].reshape(-1, *[1] * (action.ndim - 1)).astype(np.bool_)
+            columns[column] = np.where(given, columns[column], _no_action(columns[column]))
     if "actor" not in columns:
         columns |= _acted(plan, values, action) | columns
     never = np.zeros(length, np.bool_)
@@ -136,9 +148,7 @@ def step_columns(plan: Plan, values: Mapping[str, NDArray[Any]]) -> dict[str, ND
     columns.setdefault("human_action", _no_action(action))
     columns.setdefault("segment_id", _segments(columns["actor"]))
     if "t_monotonic_ns" not in columns:
-        columns["t_monotonic_ns"] = np.rint(values["timestamp"].reshape(length).astype(np.float64) * 1e9).astype(
-            np.int64
-        )
+        columns["t_monotonic_ns"] = _nanoseconds(values["timestamp"])
     return columns
 
 
@@ -185,3 +195,8 @@ def _segments(actor: NDArray[Any]) -> NDArray[np.int32]:
     human = actor == Actor.HUMAN
     onsets = human & ~np.concatenate([[False], human[:-1]])
     return np.where(human, np.cumsum(onsets) - 1, -1).astype(np.int32)
+
+
+def _nanoseconds(timestamps: NDArray[Any]) -> NDArray[np.int64]:
+    # To the microsecond: of float32 seconds the rest is rounding.
+    return np.rint(timestamps.reshape(-1).astype(np.float64) * 1e6).astype(np.int64) * 1000

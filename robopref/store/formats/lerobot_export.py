@@ -6,6 +6,7 @@ of the finished ones; the files of an unfinished one are replaced when the expor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -57,16 +58,18 @@ def export_lerobot(store: EpisodeStore, path: Path, options: ConversionOptions) 
     metadata, invented = _target(store, ids, path, options, features)
     known = set(metadata.episode_ids)
     steps, written = 0, 0
+    partly: Counter[str] = Counter()
     for done, episode_id in enumerate(ids):
         options.progress(done, len(ids))
         if episode_id in known:
             continue
         episode = store.read(episode_id)
         write_episode(metadata, episode)
+        partly.update({column: _partly_missing(getattr(episode, column)) for column in layout.GIVEN})
         steps, written = steps + len(episode), written + 1
     options.progress(len(ids), len(ids))
     skipped = tuple(f"{episode_id}: {path} has it already." for episode_id in ids if episode_id in known)
-    return Conversion(written, steps, tuple(_lost(metadata)), invented, skipped)
+    return Conversion(written, steps, tuple(_lost(metadata, partly)), invented, skipped)
 
 
 def _target(
@@ -149,12 +152,23 @@ def _values(metadata: Metadata, columns: Mapping[str, NDArray[Any]], task: int) 
         "index": frames + metadata.frames,
         "task_index": np.full(length, task),
     }
+    for column, flag in layout.GIVEN.items():
+        absent = is_null_action(columns[column])
+        derived |= {column: _without_nan(columns[column], absent), flag: ~absent}
     values = {}
     for name, feature in metadata.features.items():
         if feature.dtype != "video":
-            of_steps = columns[feature.column] if feature.column else derived[name]
+            of_steps = derived[name] if name in derived else columns[feature.column]
             values[name] = of_steps.reshape(length, *feature.shape)
     return values
+
+
+def _without_nan(actions: NDArray[Any], absent: NDArray[np.bool_]) -> NDArray[Any]:
+    if actions.dtype.kind != "f":
+        return actions
+    filled = actions.copy()
+    filled[absent] = 0
+    return filled
 
 
 def _write_data(metadata: Metadata, values: Mapping[str, NDArray[Any]]) -> dict[str, Stats]:
@@ -163,9 +177,7 @@ def _write_data(metadata: Metadata, values: Mapping[str, NDArray[Any]]) -> dict[
     stats: dict[str, Stats] = {}
     for name, of_steps in values.items():
         if not features[name].visual:
-            nullable = name in ("policy_action", "human_action")
-            flat = of_steps[:, 0] if features[name].shape == (1,) else of_steps
-            stats[name] = vector_stats(flat, ~is_null_action(of_steps) if nullable else None)
+            stats[name] = vector_stats(of_steps[:, 0] if features[name].shape == (1,) else of_steps)
     images = {name: ImageStats(features[name].shape[2]) for name in values if features[name].visual}
     schema = data_schema(features)
     path = metadata.path / file_path(layout.DATA_PATH, metadata.episodes)
@@ -230,7 +242,15 @@ def _write_final(metadata: Metadata, columns: Mapping[str, NDArray[Any]], episod
         write_table(metadata.path / file_path(layout.FINAL_PATH, metadata.episodes), table)
 
 
-def _lost(metadata: Metadata) -> Iterator[str]:
+def _partly_missing(actions: NDArray[Any]) -> int:
+    if actions.dtype.kind != "f":
+        return 0
+    missing = ~np.isfinite(actions).reshape(len(actions), -1)
+    # A whole action that is missing is NaN throughout, and comes back so.
+    return int((missing.any(axis=1) & ~np.isnan(actions).reshape(len(actions), -1).all(axis=1)).sum())
+
+
+def _lost(metadata: Metadata, partly: Mapping[str, int]) -> Iterator[str]:
     for feature in metadata.features.values():
         if feature.dtype == "video":
             mean, greatest = (metadata.features_json[feature.name]["info"][key] for key in layout.ERROR_KEYS)
@@ -238,3 +258,6 @@ def _lost(metadata: Metadata) -> Iterator[str]:
                 f"{feature.column}: the video differs from what was recorded, by {mean:.2f} of 255 on average and "
                 f"{greatest} at most (PNG images lose nothing)."
             )
+    for column, count in partly.items():
+        if count:
+            yield f"{column}: what there is of {count} actions with missing or infinite components; they count as none."

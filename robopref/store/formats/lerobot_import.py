@@ -58,8 +58,11 @@ def import_lerobot(path: Path, store: EpisodeStore, options: ConversionOptions) 
             raise RoboprefError(f"{path}, episode {row.index}: {error}") from error
         episodes, steps = episodes + 1, steps + row.length
     options.progress(len(source.rows), len(source.rows))
+    lost = [*plan.lost]
+    if several := sum(len(row.tasks) > 1 and not row.own for row in source.rows):
+        lost.append(f"tasks: all but the first of {several} episodes that have several.")
     invented = plan.invented + ([] if all(row.own for row in source.rows) else [_SAID_OF_STRANGERS])
-    return Conversion(episodes, steps, tuple(plan.lost), tuple(invented), tuple(skipped))
+    return Conversion(episodes, steps, tuple(lost), tuple(invented), tuple(skipped))
 
 
 _SAID_OF_STRANGERS = (

@@ -41,8 +41,12 @@ STEP_NAMES: Mapping[str, str] = {
 """LeRobot's names for a recording's columns. It takes what begins with ``action`` or ``observation`` to be a policy's
 output or input, so that no other name may begin like that."""
 
-DERIVED = ("intervention", "next.done")
-"""Features that LeRobot knows and that follow from others: a human drove; the episode is over."""
+GIVEN = {"policy_action": "has_policy_action", "human_action": "has_human_action"}
+"""Which feature says whether there was such an action. Where there was none it is 0 (or ``NULL_DISCRETE``) and not NaN,
+of which LeRobot's tools make missing values that LeRobot cannot load."""
+
+DERIVED = ("intervention", "next.done", *GIVEN.values())
+"""Features that follow from others; the first two LeRobot knows: a human drove, the episode is over."""
 
 DEFAULTS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64"} | {
     "task_index": "int64"

@@ -45,8 +45,8 @@ def read_info(path: Path) -> dict[str, Any]:
         raise RoboprefError(f"{file} is damaged ({error!r}).") from error
     if version != layout.VERSION:
         raise RoboprefError(
-            f"{path} is a LeRobotDataset {version}; only {layout.VERSION} is read. Convert it with LeRobot first "
-            "(for v2.1: python -m lerobot.datasets.v30.convert_dataset_v21_to_v30)."
+            f"{path} is a LeRobotDataset {version}; only {layout.VERSION} is read. LeRobot's own script "
+            "convert_dataset_v21_to_v30 converts a v2.1."
         )
     try:
         fps = float(info["fps"])

@@ -37,10 +37,15 @@ class EpisodeRow:
 
     index: int
     length: int
-    task: str
+    tasks: tuple[str, ...]
     data: Path
     videos: Mapping[str, tuple[Path, float]]
     extra: Mapping[str, Any]
+
+    @property
+    def task(self) -> str:
+        """The first of its instructions."""
+        return self.tasks[0]
 
     @property
     def own(self) -> bool:
@@ -96,9 +101,9 @@ class Source:
                     places = {key: row[f"videos/{name}/{key}"] for key in ("chunk_index", "file_index")}
                     video = self.path / template.format(video_key=name, **places)
                     videos[name] = (video, float(row[f"videos/{name}/from_timestamp"]))
-            tasks = row["tasks"] or [""]
+            tasks = tuple(str(task) for task in row["tasks"] or [""])
             extra = {key: value for key, value in row.items() if key.startswith("robopref/")}
-            return EpisodeRow(int(row["episode_index"]), int(row["length"]), str(tasks[0]), data, videos, extra)
+            return EpisodeRow(int(row["episode_index"]), int(row["length"]), tasks, data, videos, extra)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RoboprefError(f"{file}: an episode is described incompletely ({error!r}).") from error
 

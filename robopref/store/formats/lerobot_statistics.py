@@ -20,17 +20,9 @@ Stats = Mapping[str, NDArray[Any]]
 """Values by the names in ``NAMES``; ``count`` is [1], the others have one shape."""
 
 
-def vector_stats(values: NDArray[Any], present: NDArray[np.bool_] | None = None) -> Stats:
-    """Statistics of a column [T], [T, D] or [T, ..., D] over all but its last axis -> shape [D], or [1] for [T].
-
-    ``present`` [T] says which steps hold a value. Where none does, ``count`` is 0 and all else 0: LeRobot's own tools
-    cannot read a missing or a NaN statistic.
-    """
+def vector_stats(values: NDArray[Any]) -> Stats:
+    """Statistics of a column [T], [T, D] or [T, ..., D] over all but its last axis -> shape [D], or [1] for [T]."""
     rows = values.reshape(len(values), 1) if values.ndim == 1 else values
-    if present is not None and not present.all():
-        rows = rows[present]
-    if len(rows) == 0:
-        return {name: np.zeros(1 if name == "count" else rows.shape[-1], _dtype(name)) for name in NAMES}
     kept = max(1, MAX_BYTES // max(1, rows[0].size * 8))
     if len(rows) > kept:
         rows = rows[np.linspace(0, len(rows) - 1, kept).round().astype(np.int64)]
@@ -87,10 +79,6 @@ def merged(first: Stats, second: Stats) -> Stats:
     Exact but for the quantiles, which their parts' do not determine: those up to the median become the smaller of the
     two and those above it the larger, an envelope.
     """
-    if second["count"][0] == 0:
-        return first
-    if first["count"][0] == 0:
-        return second
     total = first["count"] + second["count"]
     share = second["count"] / total
     change = second["mean"] - first["mean"]
@@ -109,7 +97,3 @@ def merged(first: Stats, second: Stats) -> Stats:
 def merged_all(first: Mapping[str, Stats], second: Mapping[str, Stats]) -> dict[str, Stats]:
     """``merged`` for each feature; empty ``first`` stands for no data yet."""
     return {name: merged(first[name], stats) if name in first else stats for name, stats in second.items()}
-
-
-def _dtype(name: str) -> type:
-    return np.int64 if name == "count" else np.float64
