@@ -110,6 +110,18 @@ def test_a_loss_between_two_readings_is_seen_once():
     assert wired.remote.read().connected  # the loss had been seen
 
 
+def test_an_absence_between_two_readings_is_seen_once():
+    wired = Wired()
+    wired.turn()
+    wired.remote.read()
+    wired.turn(away="this tab is hidden")
+    wired.turn(keys=frozenset({"KeyD"}))
+    seen = wired.remote.read()
+    assert (seen.connected, seen.away, seen.keys) == (True, "this tab is hidden", frozenset({"KeyD"}))
+    wired.turn(keys=frozenset({"KeyD"}))
+    assert wired.remote.read().away == ""
+
+
 moves = st.lists(st.one_of(st.just("read"), st.lists(st.sampled_from(list(Control)), max_size=3)), max_size=60)
 
 

@@ -232,7 +232,7 @@ def test_of_two_browsers_one_drives_and_the_other_watches_asks_and_is_handed_the
         # A page that pretends to have the lease is not listened to.
         second.evaluate(
             f"station.testing.line.send({{type: 'state', epoch: {epoch}, seq: 999999, sent_ms: performance.now(),"
-            " keys: ['KeyS'], axes: [], buttons: [], device: ''})"
+            " keys: ['KeyS'], axes: [], buttons: [], device: '', away: ''})"
         )
         second.evaluate(
             f"station.testing.line.send({{type: 'click', epoch: {epoch}, seq: 1000000, sent_ms: performance.now(),"

@@ -12,8 +12,8 @@ MS = 1_000_000
 START = 5_000 * MS  # where the server's clock is when the page's is at 0
 
 
-def state(seq, at_ms, keys=(), *, epoch=1, axes=(), buttons=(), device=""):
-    return State(epoch, seq, float(at_ms), frozenset(keys), tuple(axes), frozenset(buttons), device)
+def state(seq, at_ms, keys=(), *, epoch=1, axes=(), buttons=(), device="", away=""):
+    return State(epoch, seq, float(at_ms), frozenset(keys), tuple(axes), frozenset(buttons), device, away)
 
 
 @pytest.fixture
@@ -158,17 +158,30 @@ def test_a_delay_is_measured_against_the_quickest_so_far(delays):
         assert gauge.delay(sent, 1e6 + sent + delay) == pytest.approx(expected, abs=1e-6)
 
 
+def test_an_absence_between_two_readings_is_seen_once(inbox):
+    driving(inbox)
+    inbox.state(state(1, 10, away="this tab is hidden"), START + 10 * MS)
+    inbox.state(state(2, 20, ["KeyW"]), START + 20 * MS)
+    seen = inbox.read()
+    assert (seen.away, seen.connected) == ("this tab is hidden", True)
+    assert inbox.read().away == ""
+    inbox.state(state(3, 30, away="this tab is hidden"), START + 30 * MS)
+    assert [inbox.read().away for _ in range(3)] == ["this tab is hidden"] * 3
+    inbox.state(state(4, 40, ["Space"]), START + 40 * MS)
+    assert inbox.read().away == ""  # the first key after coming back counts
+
+
 # What a page may say
 
 
 def test_every_message_of_the_page_is_read():
     text = (
         '{"type": "state", "epoch": 3, "seq": 9, "sent_ms": 1.5, "keys": ["KeyW", "Fn"], "axes": [0, -1, 0.25], '
-        '"buttons": [0, 63], "device": "Xbox 360 Controller (STANDARD GAMEPAD)"}'
+        '"buttons": [0, 63], "device": "Xbox 360 Controller (STANDARD GAMEPAD)", "away": ""}'
     )
     name = "Xbox 360 Controller (STANDARD GAMEPAD)"
     assert parse_control(text) == State(
-        3, 9, 1.5, frozenset({"KeyW"}), (0.0, -1.0, 0.25), frozenset({0, 63}), name
+        3, 9, 1.5, frozenset({"KeyW"}), (0.0, -1.0, 0.25), frozenset({0, 63}), name, ""
     )  # Fn is a key of some keyboards that nothing can be bound to
     assert parse_control('{"type": "click", "epoch": 1, "seq": 2, "sent_ms": 3, "control": "stop"}').control == "stop"
     assert parse_control('{"type": "grant", "visitor": 2}').visitor == 2
@@ -181,7 +194,7 @@ json_values = st.recursive(
     max_leaves=12,
 )
 types = ["state", "click", "alive", "ask", "grant", "rebind", "invert", "defaults", "shown", "invite"]
-fields = ["epoch", "seq", "sent_ms", "keys", "axes", "buttons", "device", "control", "visitor", "name", "frame"]
+fields = ["epoch", "seq", "sent_ms", "keys", "axes", "buttons", "device", "away", "control", "visitor", "name", "frame"]
 
 
 @settings(deadline=None)

@@ -110,6 +110,22 @@ def test_hold_to_run_on_the_screen_stops_the_policy():
     assert bench.tick(clicked=("take_over",)).mode is Mode.HOLD
 
 
+@pytest.mark.parametrize("hold_to_run", [False, True])
+def test_who_looks_elsewhere_does_not_drive_and_is_not_waited_for(hold_to_run):
+    bench = Bench(hold_to_run=hold_to_run, abort_after=1)
+    bench.tick()
+    bench.tick("Space", "KeyD")
+    assert bench.tick("Space", "KeyD").mode is Mode.TAKE_OVER
+    for _ in range(40):  # twice as long as an episode would wait for a device that is gone
+        assert bench.tick(away="this tab is hidden").mode is Mode.HOLD
+    assert "this tab is hidden" in bench.shown.reason
+    assert bench.tick("KeyD").mode is Mode.HOLD  # back, and it takes a word to drive
+    assert "take over" in bench.shown.reason
+    assert bench.tick("Space").mode is Mode.TAKE_OVER
+    assert bench.tick("KeyH").mode is Mode.FOLLOW
+    assert bench.tick(away="this tab is hidden").mode is Mode.FOLLOW  # the policy drives on
+
+
 def test_a_quarter_of_a_second_of_silence_is_hold():
     bench = Bench()
     bench.tick("Space")

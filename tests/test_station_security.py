@@ -205,7 +205,7 @@ async def end(socket: aiohttp.ClientWebSocketResponse) -> int | None:
 
 def state(epoch: int, seq: int, **values: object) -> str:
     message = {"type": "state", "epoch": epoch, "seq": seq, "sent_ms": time.monotonic() * 1e3}
-    return json.dumps(message | {"keys": [], "axes": [], "buttons": [], "device": ""} | values)
+    return json.dumps(message | {"keys": [], "axes": [], "buttons": [], "device": "", "away": ""} | values)
 
 
 def with_server(scenario, listening: Listening | None = None, slots: int = 0, ssl: object = True) -> StationServer:

@@ -276,9 +276,12 @@ def test_a_window_in_the_background_stops_the_hands(policy, tmp_path):
     finished, episode, _ = session(policy, tmp_path, "keyboard", source, moves)
     assert not finished  # closing the window is Stop
     assert episode.info.outcome is Outcome.ABORTED
-    driven = np.flatnonzero(episode.actor == Actor.HUMAN)
-    y = episode.action[driven, Y]
-    assert len(driven) == 30
+    first = int(np.flatnonzero(episode.actor == Actor.HUMAN)[0])
+    y = episode.action[first:, Y]
+    assert (episode.actor[first : first + 20] == Actor.HUMAN).all()
     assert y[19] == pytest.approx(1.0)
-    assert (y[20:] == 0).all()  # from the very tick in which the focus was lost
+    # From the very tick in which the focus was lost nobody drives, which is not taken for the operator's teaching.
+    assert (episode.actor[first + 20 :] == Actor.HOLD).all()
+    assert len(y) == 30
+    assert (y[20:] == 0).all()
     assert last_pump(source)

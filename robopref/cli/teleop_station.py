@@ -127,8 +127,8 @@ def station_context() -> SpawnContext:
 
 
 def _run_station(plan: StationPlan, wiring: _Wiring, there: Connection) -> None:
-    # Mesa's software renderer draws in the painting thread itself: waking threads of its own saves nothing at the median
-    # and costs 5 to 15 ms at the 99th percentile.
+    # Mesa's software renderer draws in the painting thread itself: waking threads of its own saves nothing at the
+    # median, and costs 5 to 15 ms at the 99th percentile.
     os.environ["LP_NUM_THREADS"] = "0"
     # Ctrl-C goes to the whole process group, and it is the control loop that decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

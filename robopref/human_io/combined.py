@@ -86,6 +86,7 @@ class CombinedSource:
             received_ns=min(window.received_ns, device.received_ns),
             connected=window.connected and device.connected,
             detail=device.detail or window.detail,
+            away=window.away,
         )
 
     def show(self, status: StationStatus) -> None:

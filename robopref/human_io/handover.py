@@ -32,7 +32,7 @@ class Signal(Enum):
     """What may change it."""
 
     TAKE_OVER = "the operator takes over (with hold-to-run: keeps the control held)"
-    RELEASE = "hold-to-run: the take-over control is not held"
+    RELEASE = "hold-to-run: the take-over control is not held; with either kind: the operator looks elsewhere"
     HAND_BACK = "the operator hands back to the policy"
     PAUSE = "the operator pauses, or goes on"
     LOST = "no sign of life from the operator's device"

@@ -47,6 +47,7 @@ class KeyboardWindow:
         self._tapped: set[str] = set()  # pressed since the last reading, if only for a moment
         self._clicked: list[str] = []
         self._focused = True
+        self._away = ""  # the last reason since the last reading
         self._failure = ""
         self._alive_ns = 0
         self._drawn_ns = 0
@@ -70,12 +71,14 @@ class KeyboardWindow:
             clicked = tuple(self._clicked)
             self._tapped.clear()
             self._clicked.clear()
+            away, self._away = self._away or self._why_away(), ""
             return DeviceReading(
                 keys=keys,
                 clicked=clicked,
                 received_ns=self._alive_ns,
                 connected=not self._failure,
                 detail=self._failure,
+                away=away,
             )
 
     def show(self, status: StationStatus) -> None:
@@ -106,6 +109,7 @@ class KeyboardWindow:
         with self._lock:
             for event in events:
                 self._take(event)
+                self._away = self._why_away() or self._away
             self._alive_ns = now_ns
             status, focused, dialog = self._status, self._focused, self._dialog
             view = dialog.view() if dialog is not None and dialog.is_open else None
@@ -150,6 +154,11 @@ class KeyboardWindow:
 
     def _dialog_is_open(self) -> bool:
         return self._dialog is not None and self._dialog.is_open
+
+    def _why_away(self) -> str:
+        if not self._focused:
+            return "the window is not in front"
+        return "the keys are being changed" if self._dialog_is_open() else ""
 
     def _forget_keys(self) -> None:
         self._held.clear()

@@ -36,6 +36,8 @@ class DeviceReading:
         received_ns: monotonic time of the last sign of life of the device; it stands still when the device is gone.
         connected: whether there is a device at all.
         detail: why not, in words for the operator.
+        away: why the operator's hands are known not to drive although the device is there (its window is not in front),
+            in words; empty while they may.
 
     Raises:
         RoboprefError: an axis that is not a number in [-1, 1], or a click that is no ``Control``.
@@ -48,6 +50,7 @@ class DeviceReading:
     received_ns: int = 0
     connected: bool = True
     detail: str = ""
+    away: str = ""
 
     def __post_init__(self) -> None:
         if not all(-1.0 <= axis <= 1.0 for axis in self.axes):  # false for NaN as well

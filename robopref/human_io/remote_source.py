@@ -91,8 +91,8 @@ class SourcePump:
     """The station's end of a ``SourceLink``: call ``turn`` often.
 
     A key or button that was pressed and let go between two of the control loop's readings is kept in the readings until
-    the loop has seen it once, and so are clicks, and losses of the device, however short; a key that it had seen is let
-    go at once.
+    the loop has seen it once, and so are clicks, and absences and losses of the device, however short; a key that it had
+    seen is let go at once.
 
     Args:
         link: to the control loop.
@@ -109,6 +109,7 @@ class SourcePump:
         self._status_number = 0
         self._connected = True
         self._lost_at, self._lost_why = 0, ""  # number of the first reading of the last loss, and its reason
+        self._away_at, self._away_why = 0, ""  # number of the last reading of the last absence, and its reason
 
     def turn(self) -> None:
         """Read the device once and pass on what it says; show it the newest status."""
@@ -130,6 +131,8 @@ class SourcePump:
             self._clicks_made += 1
             self._clicks.append((self._clicks_made, name))
         self._clicks = self._clicks[-_KEPT_CLICKS:]
+        if reading.away:
+            self._away_at, self._away_why = number, reading.away
         tapped = unseen if reading.connected else set()
         values = {
             "keys": sorted(reading.keys | {n for n in tapped if isinstance(n, str)}),
@@ -138,6 +141,7 @@ class SourcePump:
             "received_ns": reading.received_ns,
             "connected": reading.connected,
             "detail": reading.detail,
+            "away": self._away_why if self._away_at > taken else "",
             "clicks": self._clicks,
         }
         self._number = self._link.readings.put(json.dumps(values).encode())

@@ -194,6 +194,7 @@ class StationOperator(Operator):
         self._reading = DeviceReading(connected=False)
         self._reason = ""
         self._lost = False  # the running HOLD is for want of the device
+        self._left = ""  # ... or of the operator's attention, and why
         self._episode = _Episode.beginning({}, self.layout.zero)
 
     def reset(self, info: Mapping[str, Any]) -> None:
@@ -202,7 +203,7 @@ class StationOperator(Operator):
         What was pressed since the last episode counts, but judgements do not: they came too late for that one.
         """
         self._episode = _Episode.beginning(info, self.layout.zero)
-        self._lost = False
+        self._lost, self._left = False, ""
         now = self._clock()
         self._watchdog.start(now)
         reading, liveness, heard = self._hear(now)
@@ -279,7 +280,7 @@ class StationOperator(Operator):
         reading = self.source.read()
         liveness = self._watchdog.look(reading, now)
         held = self.mapping.controls(reading) if liveness.present else frozenset()
-        return reading, liveness, self._signals.hear(held, reading.clicked, liveness)
+        return reading, liveness, self._signals.hear(held, reading.clicked, liveness, away=bool(reading.away))
 
     def _obey(self, control: Control) -> None:
         if control is Control.STOP:
@@ -302,11 +303,16 @@ class StationOperator(Operator):
     def _explain(self, liveness: Liveness) -> None:
         """Say why, where the state is not what the operator last asked for."""
         self._lost = not liveness.present or (self._lost and self.state is State.HOLD)
+        self._left = (self._reading.away or self._left) if self.state is State.HOLD else ""
         if self.state is State.PAUSED:
             self._reason = f"{liveness.why or 'waiting for you'}: {_READY}"
         elif self.state is State.HOLD and liveness.present:
-            back = f"{self.source.name} is back: {_READY}"
-            self._reason = back if self._lost else "keep the take-over control pressed to drive, or hand back"
+            if self._lost:
+                self._reason = f"{self.source.name} is back: {_READY}"
+            elif self._left:
+                self._reason = f"{self._left}: {_READY}"
+            else:
+                self._reason = "keep the take-over control pressed to drive, or hand back"
         else:
             self._reason = liveness.why
 

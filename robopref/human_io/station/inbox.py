@@ -52,12 +52,13 @@ class Inbox:
     """Keeps the newest reading; any thread may call anything.
 
     A key or button that went down since the reading before is in the next one even if it is up again, so that a tap
-    shorter than a control tick is not lost. Likewise a loss: after ``lose`` or ``open``, one reading at least is not
+    shorter than a control tick is not lost. Likewise an absence, and a loss: after ``lose`` or ``open``, one reading at least is not
     connected, however soon messages come again, so that nobody goes on driving who did not see it happen.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._away = ""  # of an absence since the last reading
         self._epoch = _NO_EPOCH
         self._counts = Counts()
         self._began = False  # the page has spoken under this epoch
@@ -98,8 +99,9 @@ class Inbox:
                 return False
             self._taps |= message.keys - old.keys
             self._button_taps |= message.buttons - old.buttons
+            self._away = message.away or self._away
             self._newest = DeviceReading(
-                keys=message.keys, axes=message.axes, buttons=message.buttons, received_ns=now_ns
+                keys=message.keys, axes=message.axes, buttons=message.buttons, received_ns=now_ns, away=message.away
             )
             self._device = message.device
             return True
@@ -129,7 +131,8 @@ class Inbox:
                 reading = replace(reading, detail=self._detail)
             else:
                 reading = replace(reading, keys=reading.keys | self._taps, buttons=reading.buttons | self._button_taps)
-            reading = replace(reading, clicked=tuple(self._clicks))
+            reading = replace(reading, clicked=tuple(self._clicks), away=self._away or self._newest.away)
+            self._away = ""
             self._clicks.clear()
             self._taps, self._button_taps = frozenset(), frozenset()
             self._lost = not self._began
@@ -140,7 +143,7 @@ class Inbox:
         self._seq = -1
         self._gauge = DelayGauge()
         self._lost, self._began = True, False
-        self._device = ""
+        self._device = self._away = ""
         self._newest = DeviceReading()
         self._taps, self._button_taps = frozenset(), frozenset()
         self._clicks.clear()

@@ -31,7 +31,8 @@ class State:
     """The operator's devices now, sent at every change and 20 times a second: the heartbeat.
 
     ``epoch`` is that of the lease under which the page drives, ``seq`` counts its messages in that epoch, ``sent_ms``
-    is the page's own clock; ``device`` is the name of its gamepad, empty without one.
+    is the page's own clock; ``device`` is the name of its gamepad, empty without one; ``away`` says why the operator is
+    known not to drive, empty while they may.
     """
 
     epoch: int
@@ -41,6 +42,7 @@ class State:
     axes: tuple[float, ...]
     buttons: frozenset[int]
     device: str
+    away: str
 
 
 @dataclass(frozen=True)
@@ -236,6 +238,7 @@ _CHECKS = {
     "axes": _axes,
     "buttons": _buttons,
     "device": _name,
+    "away": _name,
     "control": _control,
     "kind": _kind,
     "name": _name,

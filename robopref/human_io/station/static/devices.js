@@ -1,6 +1,7 @@
 // Keyboard and gamepad: what is held down now. Whenever in doubt, nothing is.
 
-const RESTING = Object.freeze({ keys: [], axes: [], buttons: [], device: "" });
+const RESTING = Object.freeze({ keys: [], axes: [], buttons: [], device: "", away: "" });
+const UNPLUGGED_MS = 300; // for which a pad that was pulled out counts as an absence
 const STANDARD_TRIGGERS = [6, 7]; // analog buttons of a standard gamepad; they follow its four stick axes as axes
 const MAX_AXES = 32;
 const MAX_BUTTONS = 64;
@@ -149,6 +150,7 @@ export class Hands {
   #lastPressed = pressedIn(RESTING);
   #lastMs = -Infinity;
   #later = null; // the timer of an axis that moved too soon after the last change
+  #unplugged = false;
   away = document.hasFocus() ? "" : "this window is not in front";
 
   constructor(isMapped, changed) {
@@ -162,7 +164,7 @@ export class Hands {
       else this.#comeBack();
     });
     window.addEventListener("focus", () => this.#comeBack());
-    window.addEventListener("gamepaddisconnected", () => this.#maybe());
+    window.addEventListener("gamepaddisconnected", () => this.#unplug());
     window.addEventListener("gamepadconnected", () => this.#maybe());
     const poll = () => {
       this.#maybe();
@@ -173,9 +175,10 @@ export class Hands {
 
   /** What is held now. */
   state() {
-    if (this.away || document.hidden || document.querySelector("dialog[open]")) {
+    const away = this.#whyAway();
+    if (away) {
       this.#gamepads.forget();
-      return RESTING;
+      return { ...RESTING, away };
     }
     const pad = this.#gamepads.readAnew();
     return { ...RESTING, ...pad, keys: [...new Set([...this.#keyboard.held, ...this.#extraKeys])] };
@@ -214,6 +217,22 @@ export class Hands {
     this.away = why;
     this.release();
     this.#maybe();
+  }
+
+  #unplug() {
+    this.#unplugged = true;
+    setTimeout(() => {
+      this.#unplugged = false;
+      this.#maybe();
+    }, UNPLUGGED_MS);
+    this.#maybe();
+  }
+
+  #whyAway() {
+    if (this.away) return this.away;
+    if (document.hidden) return "this tab is hidden";
+    if (document.querySelector("dialog[open]")) return "a dialog is open";
+    return this.#unplugged ? "the gamepad was unplugged" : "";
   }
 
   #comeBack() {

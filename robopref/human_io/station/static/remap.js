@@ -20,7 +20,10 @@ export class RemapDialog {
     this.#send = send;
     byId("remap-close").addEventListener("click", () => this.#dialog.close());
     byId("remap-defaults").addEventListener("click", () => this.#ask({ type: "defaults" }));
-    this.#dialog.addEventListener("close", () => this.#stopWaiting());
+    this.#dialog.addEventListener("close", () => {
+      this.#stopWaiting();
+      byId("remap").blur(); // which gets the focus back, and would take Space for itself: it is to drive again
+    });
     this.#dialog.addEventListener("keydown", (event) => this.#key(event), { capture: true });
   }
 

@@ -269,7 +269,7 @@ class Station {
 
   #sayAway() {
     if (this.#over) return;
-    if (this.#drives && this.#hands.away) this.#notice(`Your commands are zero: ${this.#hands.away}.`, true);
+    if (this.#drives && this.#hands.away) this.#notice(`You do not drive: ${this.#hands.away}.`, true);
     else if (byId("notice").dataset.away === "true") this.#notice("");
   }
 
