@@ -27,15 +27,24 @@ def vector_stats(values: NDArray[Any]) -> Stats:
     if len(rows) > kept:
         rows = rows[np.linspace(0, len(rows) - 1, kept).round().astype(np.int64)]
     flat = rows.reshape(-1, rows.shape[-1]).astype(np.float64)
+    least, greatest = flat.min(axis=0), flat.max(axis=0)
+    scale = _scale(least, greatest)
+    flat /= scale
     quantiles = np.quantile(flat, list(QUANTILES.values()), axis=0)
     return {
-        "min": flat.min(axis=0),
-        "max": flat.max(axis=0),
-        "mean": flat.mean(axis=0),
-        "std": flat.std(axis=0),
+        "min": least,
+        "max": greatest,
+        "mean": flat.mean(axis=0) * scale,
+        "std": flat.std(axis=0) * scale,
         "count": np.array([len(rows)], np.int64),
-        **dict(zip(QUANTILES, quantiles, strict=True)),
+        **dict(zip(QUANTILES, quantiles * scale, strict=True)),
     }
+
+
+def _scale(least: NDArray[Any], greatest: NDArray[Any]) -> float:
+    """What to divide by so that squares of values that large are still numbers: 1 for all but absurd ones."""
+    size = float(max(np.abs(least).max(), np.abs(greatest).max()))
+    return size if size > 1e100 else 1.0
 
 
 class ImageStats:
@@ -81,14 +90,16 @@ def merged(first: Stats, second: Stats) -> Stats:
     """
     total = first["count"] + second["count"]
     share = second["count"] / total
-    change = second["mean"] - first["mean"]
-    variance = first["std"] ** 2 * (1 - share) + second["std"] ** 2 * share + change**2 * share * (1 - share)
+    least, greatest = np.minimum(first["min"], second["min"]), np.maximum(first["max"], second["max"])
+    scale = _scale(least, greatest)
+    change = second["mean"] / scale - first["mean"] / scale
+    within = (first["std"] / scale) ** 2 * (1 - share) + (second["std"] / scale) ** 2 * share
     envelope = {q: (np.minimum if level <= 0.5 else np.maximum)(first[q], second[q]) for q, level in QUANTILES.items()}
     return {
-        "min": np.minimum(first["min"], second["min"]),
-        "max": np.maximum(first["max"], second["max"]),
-        "mean": first["mean"] + change * share,
-        "std": np.sqrt(variance),
+        "min": least,
+        "max": greatest,
+        "mean": (first["mean"] / scale + change * share) * scale,
+        "std": np.sqrt(within + change**2 * share * (1 - share)) * scale,
         "count": total,
         **envelope,
     }
