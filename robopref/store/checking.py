@@ -14,14 +14,16 @@ from pathlib import Path
 
 from robopref.errors import RoboprefError
 from robopref.store.consistency import contradictions
-from robopref.store.dataset_file import NAME, NewerVersion, check_dataset, read_dataset, unchanging
+from robopref.store.dataset_file import NAME, Dataset, check_dataset, read_dataset, unchanging
 from robopref.store.encoding import Schema, check_schema
-from robopref.store.episode_file import EpisodeHeader, check_episode, read_episode, read_header
+from robopref.store.episode_file import EpisodeHeader, check_bytes, check_episode, read_episode, read_header
 from robopref.store.journal import MAGIC, is_abandoned, mapped, read_journal
+from robopref.store.versions import RECORDED, NewerVersion
 
 EPISODE, JOURNAL, TEMPORARY = ".safetensors", ".journal", ".tmp"
 _BY_OPENING = "robopref data repair, or any command that opens the directory, recovers it"
 _ASIDE = "restore it from a copy; robopref data repair moves it to damaged/, so that the rest can be used"
+_ANEW = "robopref data repair makes it anew from the episodes"
 _AS_IT_IS = "nothing can be repaired: look at the episode, and leave it out with robopref data split if it is no use"
 
 
@@ -75,20 +77,24 @@ def require_data_directory(directory: Path) -> None:
         raise RoboprefError(f"{directory} is no data directory: it has neither dataset.json nor a folder episodes.")
 
 
-def guessed_schema(directory: Path) -> Schema:
-    """The columns that most of the episodes have, for a directory that has forgotten them; empty when none is whole."""
-    found: list[tuple[int, Schema]] = []
+def guessed_dataset(directory: Path) -> Dataset:
+    """What ``dataset.json`` should say by the episodes: the columns of most, the version that all can be read by.
+
+    No columns when none of them is whole.
+    """
+    version, found = RECORDED, list[tuple[int, Schema]]()
     for path in sorted((directory / "episodes").glob(f"*{EPISODE}")):
         try:
-            columns = read_header(path).columns
+            header = read_header(path)
         except RoboprefError:
             continue
-        seen = next((i for i, (_, schema) in enumerate(found) if dict(schema) == columns), None)
+        version = max(version, header.info.schema_version)
+        seen = next((i for i, (_, schema) in enumerate(found) if dict(schema) == header.columns), None)
         if seen is None:
-            found.append((1, columns))
+            found.append((1, header.columns))
         else:
             found[seen] = (found[seen][0] + 1, found[seen][1])
-    return max(found, key=lambda item: item[0], default=(0, {}))[1]
+    return Dataset(version, max(found, key=lambda item: item[0], default=(0, {}))[1])
 
 
 def is_leftover(directory: Path, temporary: Path) -> bool:
@@ -106,7 +112,7 @@ def _schema(directory: Path) -> Schema:
     try:
         return read_dataset(directory).columns
     except RoboprefError:
-        return guessed_schema(directory)
+        return guessed_dataset(directory).columns
 
 
 def _dataset(directory: Path) -> Iterator[Problem]:
@@ -118,11 +124,15 @@ def _dataset(directory: Path) -> Iterator[Problem]:
         return
     except RoboprefError as error:
         what = str(error) if path.exists() else "it is not there."
-        yield Problem(path, "", what, True, "robopref data repair makes it anew from the episodes")
+        yield Problem(path, "", what, True, _ANEW)
         return
-    if not dataset.columns and (guessed := guessed_schema(directory)):
-        what = f"it names no columns, the episodes have {list(guessed)}."
-        yield Problem(path, "", what, True, "robopref data repair makes it anew from the episodes")
+    guessed = guessed_dataset(directory)
+    if not dataset.columns and guessed.columns:
+        what = f"it names no columns, the episodes have {list(guessed.columns)}."
+        yield Problem(path, "", what, True, _ANEW)
+    elif dataset.version < guessed.version:
+        what = f"it says schema {dataset.version}, there are episodes of schema {guessed.version}."
+        yield Problem(path, "", what, True, _ANEW)
 
 
 def _labels(directory: Path) -> Iterator[Problem]:
@@ -142,7 +152,8 @@ def _finished(path: Path, schema: Schema) -> Iterator[Problem]:
         return
     episode_id = path.name.removesuffix(EPISODE)
     try:
-        header = check_episode(path)
+        header = check_bytes(path)
+        episode = read_episode(path)
     except RoboprefError as error:
         yield Problem(path, episode_id, str(error), True, _ASIDE)
         return
@@ -151,7 +162,7 @@ def _finished(path: Path, schema: Schema) -> Iterator[Problem]:
         check_schema(header.columns, schema, "the directory")
     except RoboprefError as error:
         yield Problem(path, episode_id, str(error), False, "move it to a data directory of its own kind")
-    for what in contradictions(read_episode(path)):
+    for what in contradictions(episode):
         yield Problem(path, episode_id, what, False, _AS_IT_IS)
     if (path.parent.parent / "discarded" / path.name).exists():
         yield Problem(path, episode_id, "it is discarded as well.", False, "remove one of the two files")

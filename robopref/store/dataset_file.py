@@ -1,13 +1,12 @@
 """``dataset.json``: what a data directory says of itself, and the lock under which the directory changes.
 
-Its checksum covers everything else that it says. The file of before there was one is read as well.
+Its checksum covers everything else that it says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,15 +17,11 @@ from typing import Any
 from robopref.errors import RoboprefError
 from robopref.store.encoding import Schema, check_schema, schema_from_json, schema_to_json
 from robopref.store.episode_file import sync_directory
-from robopref.trajectory import SCHEMA_VERSION
+from robopref.store.versions import NEWEST, RECORDED, NewerVersion, dataset_checksum, migrated_dataset
 
 FORMAT = "robopref-episodes"
 NAME = "dataset.json"
 _ABOUT = "Episodes recorded by robopref: one safetensors file each in episodes/, a tensor per column."
-
-
-class NewerVersion(RoboprefError):
-    """A newer robopref wrote the directory."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,9 @@ def read_dataset(directory: Path) -> Dataset:
         if dataset["format"] != FORMAT:
             raise ValueError(f"its format is {dataset['format']!r}")
         version = int(dataset["schema_version"])
-        if version <= SCHEMA_VERSION:
-            if dataset.get("checksum", _checksum(dataset)) != _checksum(dataset):
+        if version <= NEWEST:
+            dataset = migrated_dataset(dataset, version)
+            if dataset["checksum"] != dataset_checksum(dataset):
                 raise ValueError("its checksum does not fit")
             return Dataset(version, schema_from_json(dataset["columns"]))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -63,7 +59,7 @@ def read_dataset(directory: Path) -> Dataset:
         ) from error
     raise NewerVersion(
         f"{directory} was written by a newer robopref (schema {version}); this one reads up to schema "
-        f"{SCHEMA_VERSION}: upgrade robopref."
+        f"{NEWEST}: upgrade robopref."
     )
 
 
@@ -72,7 +68,7 @@ def check_dataset(directory: Path) -> Dataset:
     found = read_dataset(directory)
     data = (directory / NAME).read_bytes()
     dataset = json.loads(data)
-    # The file of before has no checksum; of what it said besides the columns nothing could vary.
+    # One of version 1 may have no checksum; of what it says besides the columns nothing can vary.
     expected = dataset if "checksum" in dataset else _contents(found)
     if data != _text(expected):
         raise RoboprefError(
@@ -91,14 +87,14 @@ def write_dataset(directory: Path, dataset: Dataset) -> None:
     contents = _contents(dataset)
     temporary = directory / f"{NAME}.tmp"
     with open(temporary, "wb") as file:
-        file.write(_text(contents | {"checksum": _checksum(contents)}))
+        file.write(_text(contents | {"checksum": dataset_checksum(contents)}))
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(directory / NAME)
     sync_directory(directory)
 
 
-def adopt_schema(directory: Path, schema: Schema, *, running: int, version: int = SCHEMA_VERSION) -> None:
+def adopt_schema(directory: Path, schema: Schema, *, running: int, version: int = RECORDED) -> None:
     """Check an episode's columns against the directory's, which they become while it holds no other episode.
 
     Args:
@@ -150,8 +146,3 @@ def _contents(dataset: Dataset) -> dict[str, Any]:
 
 def _text(contents: dict[str, Any]) -> bytes:
     return json.dumps(contents, indent=2).encode()
-
-
-def _checksum(contents: dict[str, Any]) -> str:
-    covered = {name: value for name, value in contents.items() if name != "checksum"}
-    return hashlib.blake2b(json.dumps(covered).encode(), digest_size=16).hexdigest()

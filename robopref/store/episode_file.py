@@ -1,7 +1,8 @@
 """A finished episode as one immutable safetensors file: a tensor for each column, memory-mapped when read.
 
-The metadata holds ``format``, ``info`` (the ``EpisodeInfo`` as JSON) and ``checksum``: BLAKE2b over the info and over
-every tensor's name, type, shape and bytes, in file order.
+The metadata holds ``format``, ``info`` (the ``EpisodeInfo`` as JSON), ``video`` if any column is held as video (the
+tensor ``video/<column>`` is an MP4 file then, and the column is described in JSON), and ``checksum``: BLAKE2b over the
+info, the description of the videos, and every tensor's name, type, shape and bytes, in file order.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +26,24 @@ from robopref.store.encoding import (
     OBSERVATION,
     ColumnSpec,
     info_from_json,
-    info_to_json,
 )
-from robopref.store.journal import JournalContent
+from robopref.store.versions import NEWEST, migrated_metadata
+from robopref.store.video import VideoColumn, decode, video_from_json
 from robopref.trajectory import STEP_COLUMNS, Episode, EpisodeInfo
 
 FORMAT = "robopref-episode"
+VIDEO_BYTES = "video/"
+"""What the name of a video's tensor has before the column's."""
 _NUMPY_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
-_DIGEST_SIZE = 32
+DIGEST_SIZE = 32
 
 
 @dataclass(frozen=True)
 class EpisodeHeader:
     """What an episode file says of itself: information, checksum, and each tensor's type, shape and place.
 
-    ``tensors`` maps a name to (dtype, shape, first byte, end byte), bytes counted from ``data_start`` in the file.
+    ``tensors`` maps a name to (dtype, shape, first byte, end byte), bytes counted from ``data_start`` in the file;
+    ``video`` describes the columns that are held as video, by name.
     """
 
     info: EpisodeInfo
@@ -47,6 +51,8 @@ class EpisodeHeader:
     checksum: str
     tensors: dict[str, tuple[str, tuple[int, ...], int, int]]
     data_start: int
+    video: Mapping[str, VideoColumn] = field(default_factory=dict)
+    video_json: str = ""
 
     @property
     def steps(self) -> int:
@@ -55,9 +61,15 @@ class EpisodeHeader:
 
     @property
     def columns(self) -> dict[str, ColumnSpec]:
-        """The columns of a step, in the order of the file."""
-        steps = {name: entry for name, entry in self.tensors.items() if not name.startswith(FINAL_OBSERVATION)}
-        return {name: ColumnSpec(dtype, shape[1:]) for name, (dtype, shape, *_) in steps.items()}
+        """The columns of a step, in the order of the file, those held as video as what they decode to."""
+        columns = {}
+        for name, (dtype, shape, *_) in self.tensors.items():
+            if name.startswith(VIDEO_BYTES):
+                column = name.removeprefix(VIDEO_BYTES)
+                columns[column] = self.video[column].spec
+            elif not name.startswith(FINAL_OBSERVATION):
+                columns[name] = ColumnSpec(dtype, shape[1:])
+        return columns
 
     @property
     def size(self) -> int:
@@ -65,133 +77,20 @@ class EpisodeHeader:
         return self.data_start + max(end for *_, end in self.tensors.values())
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    spec: ColumnSpec  # of one step
-    steps: int | None  # None: a single value without a step axis
-    offset: int  # of the value within a step's payload, or within the final observation's bytes
-
-    @property
-    def shape(self) -> list[int]:
-        return list(self.spec.shape) if self.steps is None else [self.steps, *self.spec.shape]
-
-    @property
-    def nbytes(self) -> int:
-        return self.spec.nbytes * (1 if self.steps is None else self.steps)
-
-
-def write_episode(path: Path, data: Any, content: JournalContent) -> None:
-    """Write a journal's valid part (``data``: its bytes) as an episode file, all at once or not at all.
-
-    The file is written beside the journal, synced and renamed; memory use does not grow with the episode.
-
-    Raises:
-        OSError: it could not be written; nothing is left behind.
-    """
-    assert content.info is not None
-    info, tensors = content.info, _layout(content)
-    with memoryview(data) as view:
-        _write_file(path, info, [(tensor, _journalled_values(view, tensor, content)) for tensor in tensors])
-
-
-def write_arrays(path: Path, info: EpisodeInfo, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write columns as an episode file, all at once or not at all: [T, ...], final observations without the axis.
-
-    Raises:
-        OSError: it could not be written; nothing is left behind.
-    """
-    tensors = []
-    for name, values in columns.items():
-        final = name.startswith(FINAL_OBSERVATION)
-        spec = ColumnSpec(values.dtype.name, values.shape if final else values.shape[1:])
-        tensors.append(_Tensor(name, spec, None if final else len(values), 0))
-    blocks = [(tensor, _blocks(columns[tensor.name])) for tensor in _aligned(tensors)]
-    _write_file(path, info, blocks)
-
-
-def _write_file(path: Path, info: EpisodeInfo, tensors: Sequence[tuple[_Tensor, Iterable[Any]]]) -> None:
-    temporary = path.parent.parent / "journal" / f"{path.name}.tmp"
-    try:
-        with open(temporary, "wb", buffering=1 << 20) as file:
-            _write_tensors(file, info, tensors)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def _write_tensors(file: Any, info: EpisodeInfo, tensors: Sequence[tuple[_Tensor, Iterable[Any]]]) -> None:
-    info_json = info_to_json(info)
-    header: dict[str, Any] = {
-        "__metadata__": {"format": FORMAT, "info": info_json, "checksum": "0" * 2 * _DIGEST_SIZE},
-    }
-    begin = 0
-    for tensor, _ in tensors:
-        end = begin + tensor.nbytes
-        header[tensor.name] = {
-            "dtype": DTYPE_NAMES[tensor.spec.dtype],
-            "shape": tensor.shape,
-            "data_offsets": [begin, end],
-        }
-        begin = end
-    file.write(_header_bytes(header))
-    digest = _new_digest(info_json)
-    for tensor, values in tensors:
-        _digest_name(digest, tensor.name, tensor.spec.dtype, tensor.shape)
-        for value in values:
-            digest.update(value)
-            file.write(value)
-    # The checksum is known only now; it has the length of the zeros that hold its place.
-    header["__metadata__"]["checksum"] = digest.hexdigest()
-    file.seek(0)
-    file.write(_header_bytes(header))
-
-
-def _journalled_values(view: memoryview, tensor: _Tensor, content: JournalContent) -> Iterator[memoryview]:
-    starts = content.steps if tensor.steps is not None else [content.final_observation or 0]
-    for start in starts:
-        with view[start + tensor.offset : start + tensor.offset + tensor.spec.nbytes] as value:
-            yield value
-
-
-def _blocks(values: NDArray[Any]) -> Iterator[bytes]:
-    # A step at a time: the whole may be a memory map larger than the memory.
-    for value in values if values.ndim else [values]:
-        yield np.asarray(value, values.dtype.newbyteorder("<")).tobytes()
-
-
-def _layout(content: JournalContent) -> list[_Tensor]:
-    tensors, offset, final_offset = [], 0, 0
-    for name, spec in content.schema.items():
-        tensors.append(_Tensor(name, spec, len(content.steps), offset))
-        offset += spec.nbytes
-        if name.startswith(OBSERVATION) and content.final_observation is not None:
-            final_name = FINAL_OBSERVATION + name.removeprefix(OBSERVATION)
-            tensors.append(_Tensor(final_name, spec, None, final_offset))
-            final_offset += spec.nbytes
-    return _aligned(tensors)
-
-
-def _aligned(tensors: list[_Tensor]) -> list[_Tensor]:
-    # Wide types first keeps every tensor aligned without holes, which the format forbids.
-    return sorted(tensors, key=lambda tensor: -np.dtype(tensor.spec.dtype).itemsize)
-
-
-def _header_bytes(header: dict[str, Any]) -> bytes:
+def header_bytes(header: dict[str, Any]) -> bytes:
+    """The header as it stands at the beginning of a file."""
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
-def _new_digest(info_json: str) -> Any:
-    return hashlib.blake2b(info_json.encode(), digest_size=_DIGEST_SIZE)
+def new_digest(info_json: str, video_json: str) -> Any:
+    """The checksum before any tensor."""
+    return hashlib.blake2b((info_json + video_json).encode(), digest_size=DIGEST_SIZE)
 
 
-def _digest_name(digest: Any, name: str, dtype: str, shape: list[int]) -> None:
+def digest_name(digest: Any, name: str, dtype: str, shape: list[int]) -> None:
+    """Add a tensor's name, type and shape to the checksum; its bytes follow."""
     digest.update(json.dumps([name, dtype, shape]).encode())
 
 
@@ -210,8 +109,15 @@ def read_header(path: Path) -> EpisodeHeader:
         if metadata["format"] != FORMAT:
             raise ValueError(f"its format is {metadata['format']!r}")
         info_json = metadata["info"]
+        info = info_from_json(info_json)
+        if not 1 <= info.schema_version <= NEWEST:
+            raise ValueError(f"it has schema {info.schema_version}, this robopref reads up to {NEWEST}")
+        video_json = migrated_metadata(metadata, info.schema_version)["video"]
         tensors = {name: _tensor_entry(name, entry) for name, entry in header.items()}
-        result = EpisodeHeader(info_from_json(info_json), info_json, metadata["checksum"], tensors, 8 + length)
+        video = video_from_json(video_json)
+        if {VIDEO_BYTES + name for name in video} != {name for name in tensors if name.startswith(VIDEO_BYTES)}:
+            raise ValueError("its videos are not those that it describes")
+        result = EpisodeHeader(info, info_json, metadata["checksum"], tensors, 8 + length, video, video_json)
         if size != result.size:
             raise ValueError(f"it has {size} bytes instead of {result.size}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
@@ -232,11 +138,19 @@ def _tensor_entry(name: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...
 def read_episode(path: Path) -> Episode:
     """The episode, its arrays read-only views of the memory-mapped file: only what is touched is read.
 
+    Columns held as video are decoded here, whole, into memory: an episode is arrays to all who use it. Single steps of
+    them are read by ``steps.StepReader`` without that.
+
     Raises:
         RoboprefError: the file is not a whole episode file.
     """
     header = read_header(path)
     arrays = dict(_tensors(path, header))
+    try:
+        for name, column in header.video.items():
+            arrays[name] = decode(arrays.pop(VIDEO_BYTES + name), column)
+    except RoboprefError as error:
+        raise RoboprefError(f"{path}, column {name!r}: {error}") from error
     try:
         return Episode(
             info=header.info,
@@ -248,7 +162,7 @@ def read_episode(path: Path) -> Episode:
         raise RoboprefError(f"{path} lacks the column {error}.") from error
 
 
-def check_episode(path: Path) -> EpisodeHeader:
+def check_bytes(path: Path) -> EpisodeHeader:
     """Read a whole file and check it against its checksum -> its header.
 
     Raises:
@@ -256,12 +170,18 @@ def check_episode(path: Path) -> EpisodeHeader:
     """
     header = read_header(path)
     _check_header_bytes(path, header)
-    digest = _new_digest(header.info_json)
+    digest = new_digest(header.info_json, header.video_json)
     for name, array in _tensors(path, header):
-        _digest_name(digest, name, array.dtype.name, list(array.shape))
+        digest_name(digest, name, array.dtype.name, list(array.shape))
         digest.update(array.reshape(-1).view(np.uint8))
     if digest.hexdigest() != header.checksum:
         raise RoboprefError(f"{path} was changed or damaged after it was written: its checksum does not fit.")
+    return header
+
+
+def check_episode(path: Path) -> EpisodeHeader:
+    """``check_bytes``, and see that the file can be read as an episode. Raises likewise."""
+    header = check_bytes(path)
     read_episode(path)
     return header
 
@@ -270,7 +190,7 @@ def _check_header_bytes(path: Path, header: EpisodeHeader) -> None:
     """See that even the bytes without a meaning, which no checksum covers, are as they were written."""
     with open(path, "rb") as file:
         written = file.read(header.data_start)
-    if written != _header_bytes(json.loads(written[8:])):
+    if written != header_bytes(json.loads(written[8:])):
         raise RoboprefError(f"{path} was changed or damaged after it was written: its header is not as it was.")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from robopref.errors import RoboprefError
 from robopref.store.dataset_file import adopt_schema, locked, read_dataset
 from robopref.store.encoding import schema_difference
-from robopref.store.episode_file import EpisodeHeader, check_episode, sync_directory
+from robopref.store.episode_file import EpisodeHeader, check_bytes, sync_directory
 from robopref.store.journal import write_error
 from robopref.store.store import EpisodeStore
 
@@ -193,7 +193,7 @@ def _move(source: EpisodeStore, target: EpisodeStore, episode_id: str, copy: boo
     """-> "linked", "copied", or "" when it is there already; and its header."""
     name = f"{episode_id}.safetensors"
     origin, path = source.path / "episodes" / name, target.path / "episodes" / name
-    header = check_episode(origin)
+    header = check_bytes(origin)
     if header.info.episode_id != episode_id:
         raise RoboprefError(f"{origin} was renamed: have {source.path} repaired by robopref data repair first.")
     try:
@@ -230,7 +230,7 @@ def _copy(origin: Path, path: Path) -> None:
             shutil.copyfileobj(read, written, 1 << 20)
             written.flush()
             os.fsync(written.fileno())
-        check_episode(temporary)
+        check_bytes(temporary)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)

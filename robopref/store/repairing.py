@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from robopref.errors import RoboprefError
-from robopref.store.checking import EPISODE, TEMPORARY, guessed_schema, is_leftover, require_data_directory
-from robopref.store.dataset_file import NAME, Dataset, NewerVersion, check_dataset, locked, write_dataset
+from robopref.store.checking import EPISODE, TEMPORARY, guessed_dataset, is_leftover, require_data_directory
+from robopref.store.dataset_file import NAME, Dataset, check_dataset, locked, write_dataset
 from robopref.store.episode_file import check_episode, read_header, sync_directory
 from robopref.store.journal import write_error
 from robopref.store.store import EpisodeStore
-from robopref.trajectory import SCHEMA_VERSION
+from robopref.store.versions import NewerVersion
 
 
 def repair(directory: str | Path) -> list[str]:
@@ -42,7 +42,7 @@ def repair(directory: str | Path) -> list[str]:
             for folder in ("episodes", "discarded"):
                 for path in sorted((directory / folder).glob(f"*{EPISODE}")):
                     done += _episode(directory, path)
-            done += _columns(directory)
+            done += _missing(directory)
     except OSError as error:
         raise write_error(error, Path(error.filename or directory), "Nothing recorded is lost") from error
     return done
@@ -66,17 +66,19 @@ def _dataset(directory: Path) -> Iterator[str]:
         return
     if path.exists():
         yield f"{told} It is kept as {_aside(directory, path)}."
-    columns = guessed_schema(directory)
-    write_dataset(directory, Dataset(SCHEMA_VERSION, columns))
-    yield f"{path} was made anew from the episodes ({', '.join(columns) or 'none says which columns there are'})."
+    guessed = guessed_dataset(directory)
+    write_dataset(directory, guessed)
+    columns = ", ".join(guessed.columns) or "none says which columns there are"
+    yield f"{path} was made anew from the episodes ({columns})."
 
 
-def _columns(directory: Path) -> Iterator[str]:
-    """Names the columns when only what has just been recovered says them."""
-    dataset = check_dataset(directory)
-    if not dataset.columns and (columns := guessed_schema(directory)):
-        write_dataset(directory, Dataset(dataset.version, columns))
-        yield f"{directory / NAME} names the columns of the episodes again ({', '.join(columns)})."
+def _missing(directory: Path) -> Iterator[str]:
+    """Complete what only the episodes say, among them those that have just been recovered."""
+    dataset, guessed = check_dataset(directory), guessed_dataset(directory)
+    complete = Dataset(max(dataset.version, guessed.version), dataset.columns or guessed.columns)
+    if complete != dataset:
+        write_dataset(directory, complete)
+        yield f"{directory / NAME} was completed from the episodes ({', '.join(complete.columns)})."
 
 
 def _leftovers(directory: Path) -> Iterator[str]:

@@ -28,12 +28,12 @@ from robopref.store.episode_file import (
     read_episode,
     read_header,
     sync_directory,
-    write_arrays,
-    write_episode,
 )
+from robopref.store.episode_writing import write_arrays, write_episode
 from robopref.store.journal import JournalWriter, Kind, mapped, open_abandoned, read_journal, write_error
+from robopref.store.versions import RECORDED
 from robopref.store.writer import EpisodeWriter
-from robopref.trajectory import SCHEMA_VERSION, Episode, EpisodeInfo, Outcome
+from robopref.trajectory import Episode, EpisodeInfo, Outcome
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class EpisodeStore:
                 (path / folder).mkdir(parents=True, exist_ok=True)
             with locked(path):
                 if not (path / "dataset.json").exists():
-                    write_dataset(path, Dataset(SCHEMA_VERSION, {}))
+                    write_dataset(path, Dataset(RECORDED, {}))
         except OSError as error:
             raise RoboprefError(f"cannot make the data directory {path}: {error.strerror}.") from error
         return cls(path)
@@ -118,7 +118,10 @@ class EpisodeStore:
         return self.header(episode_id).info
 
     def read(self, episode_id: str) -> Episode:
-        """An episode as read-only memory-mapped arrays: only what is touched is read. Raises like ``header``."""
+        """An episode as read-only memory-mapped arrays: only what is touched is read. Raises like ``header``.
+
+        Columns held as video are decoded, whole; ``StepReader`` reads single steps of them.
+        """
         return read_episode(self._file(episode_id))
 
     def begin(self, info: EpisodeInfo) -> EpisodeWriter:
@@ -133,7 +136,7 @@ class EpisodeStore:
             episode_id=new_episode_id(now),
             started_at=info.started_at or now.isoformat(),
             outcome=Outcome.ABORTED,
-            schema_version=SCHEMA_VERSION,
+            schema_version=RECORDED,
         )
         payload = info_to_json(info).encode()
         path = self.path / "journal" / f"{info.episode_id}.journal"
@@ -168,7 +171,7 @@ class EpisodeStore:
             episode.info,
             episode_id=episode.info.episode_id or new_episode_id(now),
             started_at=episode.info.started_at or now.isoformat(),
-            schema_version=SCHEMA_VERSION,
+            schema_version=RECORDED,
         )
         columns = episode_columns(episode)
         path = self.path / "episodes" / f"{info.episode_id}.safetensors"

@@ -20,7 +20,7 @@ from robopref.store.encoding import (
     schema_to_json,
     step_columns,
 )
-from robopref.store.episode_file import write_episode
+from robopref.store.episode_writing import write_episode
 from robopref.store.journal import (
     Buffer,
     JournalWriter,
