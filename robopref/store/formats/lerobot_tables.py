@@ -71,23 +71,26 @@ def from_arrow(column: pa.Array, feature: Feature, where: str) -> NDArray[Any]:
     Raises:
         RoboprefError: values are missing, or of another type or number than the feature says.
     """
-    array, sizes = column, []
+    array = column.storage if isinstance(column, pa.ExtensionArray) else column
+    sizes: list[int] = []
     try:
-        while array.null_count == 0 and not pa.types.is_struct(array.type) and pa.types.is_nested(array.type):
+        while array.null_count == 0 and pa.types.is_nested(array.type) and not pa.types.is_struct(array.type):
             sizes.append(_only_size(array))
             array = array.flatten()
-        if array.null_count:
-            raise RoboprefError(f"{where}: the feature {feature.name!r} has missing values.")
-        raw = array.to_numpy(zero_copy_only=False)
+        complete = array.null_count == 0
+        raw = array.to_numpy(zero_copy_only=False) if complete else np.empty(0, feature.dtype)
         values = np.asarray(raw.astype(feature.dtype, casting="same_kind", copy=False))
-        if tuple(sizes or [1]) != feature.shape or (raw.dtype.kind in "iu" and (values != raw).any()):
-            raise ValueError("another shape, or too large")
-        return values.reshape(len(column), *feature.shape)
-    except (TypeError, ValueError, pa.ArrowException) as error:
+        fits = tuple(sizes or [1]) == feature.shape and not (raw.dtype.kind in "iu" and (values != raw).any())
+    except (TypeError, ValueError, pa.ArrowException):
+        complete, fits = True, False
+    if not complete:
+        raise RoboprefError(f"{where}: the feature {feature.name!r} has missing values.")
+    if not fits:
         raise RoboprefError(
             f"{where}: the feature {feature.name!r} is {column.type} with {len(array)} values in {len(column)} steps, "
             f"expected {feature.dtype} {list(feature.shape)}."
-        ) from error
+        )
+    return values.reshape(len(column), *feature.shape)
 
 
 def _only_size(lists: pa.Array) -> int:
