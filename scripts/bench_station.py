@@ -350,9 +350,9 @@ def page_faults(page: Any) -> dict[str, Callable[[], Any]]:
     """What befalls the operator's own page, by name."""
     line = "station.testing.line"
     state = (
-        "{type: 'state', epoch: %s, seq: %s, sent_ms: performance.now(), axes: [], buttons: [], device: '', away: '', keys: ['"
+        "{type: 'state', epoch: %s, seq: %s, sent_ms: performance.now(), axes: [], buttons: [], device: '', away: '', "
     )
-    state += FORGED + "']}"
+    state += f"keys: ['{FORGED}']}}"
 
     def reload() -> None:
         page.reload()

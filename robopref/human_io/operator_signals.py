@@ -46,21 +46,15 @@ class SignalReader:
         """A take-over control that is held now counts only once it has been released."""
         self._armed = False
 
-    def hear(
-        self, held: frozenset[Control], clicked: tuple[str, ...], liveness: Liveness, *, away: bool = False
-    ) -> Heard:
-        """What one reading says: controls held down and clicked on the screen, by a device that is alive or not.
-
-        An operator who is away from a device that is there lets go of the controls, also where a press toggles: what
-        would be executed for them is nobody's command.
-        """
+    def hear(self, held: frozenset[Control], clicked: tuple[str, ...], liveness: Liveness) -> Heard:
+        """What one reading says: controls held down and clicked on the screen, by a device that is alive or not."""
         if not liveness.present:
             self.disarm()
             held = frozenset()
         controls = self._edges.update(held, clicked)
         if liveness.present:
             switch = (self._dead_man(Control.TAKE_OVER in held, controls),) if self.hold_to_run else ()
-            return Heard(controls, (*switch, Signal.RELEASE) if away else switch)
+            return Heard(controls, switch)
         self._edges.reset()  # whatever is held when the device comes back was not just pressed
         return Heard(controls, (Signal.LOST, Signal.EXPIRE) if liveness.expired else (Signal.LOST,))
 

@@ -91,7 +91,7 @@ class SourcePump:
     """The station's end of a ``SourceLink``: call ``turn`` often.
 
     A key or button that was pressed and let go between two of the control loop's readings is kept in the readings until
-    the loop has seen it once, and so are clicks, and absences and losses of the device, however short; a key that it had
+    the loop has seen it once, and so are clicks, absences, and losses of the device, however short; a key that it had
     seen is let go at once.
 
     Args:

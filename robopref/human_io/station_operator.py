@@ -245,6 +245,10 @@ class StationOperator(Operator):
     def _advance(self) -> None:
         before = self.state
         reading, liveness, heard = self._hear(self._clock())
+        if reading.away:
+            # Also where a press toggles: what would be executed now is nobody's command. Before what was pressed, since
+            # the absence may be over: who has just come back and takes over drives.
+            self.state = next_state(self.state, [Signal.RELEASE])
         for control in heard.controls:
             self._obey(control)
         self.state = next_state(self.state, heard.conditions)
@@ -280,7 +284,7 @@ class StationOperator(Operator):
         reading = self.source.read()
         liveness = self._watchdog.look(reading, now)
         held = self.mapping.controls(reading) if liveness.present else frozenset()
-        return reading, liveness, self._signals.hear(held, reading.clicked, liveness, away=bool(reading.away))
+        return reading, liveness, self._signals.hear(held, reading.clicked, liveness)
 
     def _obey(self, control: Control) -> None:
         if control is Control.STOP:

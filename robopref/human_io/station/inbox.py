@@ -52,8 +52,8 @@ class Inbox:
     """Keeps the newest reading; any thread may call anything.
 
     A key or button that went down since the reading before is in the next one even if it is up again, so that a tap
-    shorter than a control tick is not lost. Likewise an absence, and a loss: after ``lose`` or ``open``, one reading at least is not
-    connected, however soon messages come again, so that nobody goes on driving who did not see it happen.
+    shorter than a control tick is not lost. Likewise an absence, and a loss: after ``lose`` or ``open``, one reading at
+    least is not connected, however soon messages come again, so that nobody goes on driving who did not see it happen.
     """
 
     def __init__(self) -> None:
