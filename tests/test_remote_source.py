@@ -122,6 +122,15 @@ def test_an_absence_between_two_readings_is_seen_once():
     assert wired.remote.read().away == ""
 
 
+def test_what_the_source_dropped_is_known_on_the_other_side():
+    wired = Wired()
+    wired.turn()
+    assert wired.remote.dropped == {}
+    wired.source.dropped = {"stale": 3}
+    wired.turn()
+    assert wired.remote.dropped == {"stale": 3}
+
+
 moves = st.lists(st.one_of(st.just("read"), st.lists(st.sampled_from(list(Control)), max_size=3)), max_size=60)
 
 

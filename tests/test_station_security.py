@@ -125,6 +125,14 @@ def test_old_tokens_make_room():
     assert admission.redeem(tokens[0]) is not None
 
 
+def test_old_sessions_make_room_but_not_those_of_pages_that_are_open():
+    admission = Admission()
+    keys = [admission.redeem(admission.mint(), connected={1}) for _ in range(65)]
+    assert admission.visitor(keys[0]) == 1
+    assert admission.visitor(keys[1]) is None
+    assert all(admission.visitor(key) for key in keys[2:])
+
+
 def test_rate_limit_is_a_bucket_that_refills():
     clock = Clock()
     limit = RateLimit(10, 5, clock=clock)
@@ -397,6 +405,20 @@ def test_a_flood_is_hung_up_on_while_the_operator_drives_on():
         await operator.close()
 
     assert with_server(scenario).closed_for_cause == 1
+
+
+def test_one_visitor_cannot_take_all_the_pictures():
+    async def scenario(server, address, http):
+        client = Client(server, address, http)
+        await client.enter()
+        sockets = [await client.open("video/0") for _ in range(3)]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await client.open("video/0")
+        assert refused.value.status == 503
+        await sockets[0].close()
+        await client.open("video/0")
+
+    with_server(scenario, slots=1)
 
 
 def test_a_picture_that_was_never_sent_cannot_be_acknowledged():

@@ -116,6 +116,10 @@ def test_stop_saves_what_was_recorded_and_the_session_goes_on_later(policy, tmp_
     assert [(i.seed, i.outcome.value) for i in infos] == [
         (seeds[0], "success"), (seeds[1], "aborted"), (seeds[1], "failure"), (seeds[2], "success"),
     ]  # fmt: skip
+    session = json.loads((tmp_path / "s" / "summary.json").read_text())["session"]  # of both parts
+    assert session["outcomes"] == {"success": 2, "failure": 1, "aborted": 1, "discarded": 0}
+    assert session["steps"] == sum(map(len, store))
+    assert 0 < session["journal_seconds"] < 5
 
 
 def test_a_discarded_episode_is_counted_and_kept_out_of_the_data(policy, tmp_path):

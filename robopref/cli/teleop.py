@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from robopref.cli.collect import collection_summary
 from robopref.cli.console import console
 from robopref.cli.interrupt import graceful_interrupt
-from robopref.cli.run_directory import check_run, start_run, write_json
+from robopref.cli.run_directory import check_run, read_json, start_run, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
@@ -137,6 +137,7 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
             on_scene=on_scene,
             on_tick=on_tick,
             should_stop=interrupt,
+            before=_earlier_part(config.out),
             extra={"operator": _operator_settings(config)},
             real_time=config.real_time,
         )
@@ -146,6 +147,14 @@ def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
             session.close()
             _summarize(config, session.summary, identity)
     return finished
+
+
+def _earlier_part(out: Path) -> SessionSummary | None:
+    """What is known of a session that goes on."""
+    from robopref.cli.teleop_session import SessionSummary
+
+    path = out / "summary.json"
+    return SessionSummary.from_json(read_json(path)["session"]) if path.exists() else None
 
 
 def _share_the_cores() -> None:
@@ -237,7 +246,14 @@ def _summarize(config: Teleop, session: SessionSummary, identity: dict[str, str]
     console.print(
         f"session: {session.episodes} episodes ({outcomes}), {session.takeovers} takeovers, "
         f"{session.human_share:.0%} of {session.steps} steps driven by the operator, {session.seconds:.0f} s; "
-        f"ticks late by {jitter.p50_ms:.1f} ms (median), {jitter.p99_ms:.1f} ms (99 %), {jitter.missed} missed\n"
+        f"ticks late by {jitter.p50_ms:.1f} ms (median), {jitter.p99_ms:.1f} ms (99 %), {jitter.missed} missed; "
+        f"steps written down after {session.journal_seconds * 1e3:.0f} ms at most"
+        f"{_said_of(session.dropped)}\n"
         f"{summary['episodes']} episodes in {config.out}",
         highlight=False,
     )
+
+
+def _said_of(dropped: Mapping[str, int]) -> str:
+    reasons = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())
+    return f"; of the pages' messages: {reasons}" if reasons else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from robopref.cli.teleop_worlds import World
@@ -16,6 +17,7 @@ from robopref.evaluation.rollouts import driven_by_others
 from robopref.human_io.handover import State
 from robopref.human_io.pacing import Jitter, Pacer
 from robopref.human_io.priority import real_time_priority
+from robopref.human_io.readings import DropsMessages
 from robopref.human_io.station_operator import StationOperator
 from robopref.protocols import OPERATOR_EVENT, STEP_RECORD, Operator, OperatorEvent
 from robopref.store.background import BackgroundStore
@@ -32,7 +34,8 @@ class SessionSummary:
     """What came of a session, as far as it got: counts over its episodes, discarded ones included.
 
     ``seconds`` is the time from its beginning to the end of its last episode; ``worst_jitter`` that of the episode with
-    the largest 99th percentile.
+    the largest 99th percentile; ``journal_seconds`` the longest that a step waited to be written down; ``dropped`` are
+    messages of pages that did not count, by reason. A session that was resumed counts on.
     """
 
     episodes: int = 0
@@ -42,6 +45,8 @@ class SessionSummary:
     seconds: float = 0.0
     outcomes: dict[str, int] = field(default_factory=lambda: {o.value: 0 for o in Outcome} | {DISCARDED: 0})
     worst_jitter: Jitter = field(default_factory=Jitter)
+    journal_seconds: float = 0.0
+    dropped: dict[str, int] = field(default_factory=dict)
 
     @property
     def human_share(self) -> float:
@@ -51,6 +56,12 @@ class SessionSummary:
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return asdict(self) | {"human_share": self.human_share}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> SessionSummary:
+        """The inverse of ``to_json``."""
+        known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**known | {"worst_jitter": Jitter(**values["worst_jitter"])})
 
 
 class TeleopSession:
@@ -64,6 +75,7 @@ class TeleopSession:
         on_scene: called when the world has changed, to have it shown; it must not take time.
         on_tick: called at every tick, likewise.
         should_stop: whether to end, at the next tick if the operator is a person, else after the episode.
+        before: what came of an earlier part of the session.
         extra: values to keep with each episode.
         real_time: ask the system to let this loop go first.
     """
@@ -78,10 +90,12 @@ class TeleopSession:
         on_scene: Callable[[], None] = lambda: None,
         on_tick: Callable[[], None] = lambda: None,
         should_stop: Callable[[], bool] = lambda: False,
+        before: SessionSummary | None = None,
         extra: dict[str, Any] | None = None,
         real_time: bool = True,
     ) -> None:
-        self.summary = SessionSummary()
+        self.summary = before or SessionSummary()
+        self._dropped_before, self._journal = dict(self.summary.dropped), BackgroundStore(store)
         self._warm = self._real_time = False
         self._asks_for_priority = real_time
         self._priority = ExitStack()
@@ -90,7 +104,7 @@ class TeleopSession:
         self._on_scene, self._on_tick, self._should_stop = on_scene, on_tick, should_stop
         self._env = RecordEpisodes(
             InterventionEnv(world.env, operator),
-            BackgroundStore(store),
+            self._journal,
             task=world.task,
             policy_id=world.policy_id,
             operator_id=operator.operator_id,
@@ -100,7 +114,7 @@ class TeleopSession:
 
     def run(self, seeds: Sequence[int], *, planned: int) -> bool:
         """One episode for each seed, the last of ``planned`` -> False when it was stopped before the end."""
-        began = time.monotonic()
+        began = time.monotonic() - self.summary.seconds
         with ExitStack() as self._priority, _old_objects_left_alone():
             for number, seed in enumerate(seeds, start=planned - len(seeds) + 1):
                 if self._stopping():
@@ -113,6 +127,7 @@ class TeleopSession:
     def close(self) -> None:
         """Keep a running episode as aborted, and free the environment."""
         self._env.close()
+        self._count_losses()
 
     def _stopping(self) -> bool:
         return self._should_stop() or (self._station is not None and self._station.stop_requested)
@@ -159,6 +174,12 @@ class TeleopSession:
             if terminated or truncated:
                 self._count(tally, info)
                 return
+
+    def _count_losses(self) -> None:
+        self.summary.journal_seconds = max(self.summary.journal_seconds, self._journal.delays[0])
+        source = self._station.source if self._station is not None else None
+        if isinstance(source, DropsMessages):
+            self.summary.dropped = dict(Counter(self._dropped_before) + Counter(source.dropped))
 
     def _attend(self, tick: int) -> None:
         """What else is due at a tick."""

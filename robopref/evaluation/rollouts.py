@@ -72,6 +72,7 @@ def run_episode(
 ) -> EpisodeResult:
     """One episode from ``reset(seed=seed)`` to its end; the environment brings its own operator and recorder."""
     observation, info = env.reset(seed=seed)
+    runner.reset()  # a plan for the episode before is none for this one
     steps = human_steps = 0
     total_reward, success, segments = 0.0, False, set()
     while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
@@ -137,3 +138,12 @@ class InputSource(Protocol):
 
     def close(self) -> None:
         """Let go of the device."""
+
+
+@runtime_checkable
+class DropsMessages(Protocol):
+    """A source whose messages may be refused on their way."""
+
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """How many were since the beginning, by reason; reasons without any are left out."""

@@ -13,21 +13,23 @@ from dataclasses import dataclass, fields, replace
 from multiprocessing.context import SpawnContext
 from typing import Any
 
-from robopref.human_io.readings import DeviceReading, InputSource, StationStatus
+from robopref.human_io.readings import DeviceReading, DropsMessages, InputSource, StationStatus
 from robopref.human_io.shared_slot import SharedSlot
 
 _READING_BYTES = 1 << 14
 _STATUS_BYTES = 1 << 16
+_DROPPED_BYTES = 1 << 10
 _KEPT_CLICKS = 64
 
 
 class SourceLink:
-    """The three slots between a control loop and a station's process: readings, what was read of them, statuses."""
+    """The slots between a control loop and a station's process: readings, what was read of them, statuses, drops."""
 
     def __init__(self, context: SpawnContext) -> None:
         self.readings = SharedSlot(context, _READING_BYTES)
         self.taken = SharedSlot(context, 8)
         self.statuses = SharedSlot(context, _STATUS_BYTES)
+        self.dropped = SharedSlot(context, _DROPPED_BYTES)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class RemoteSource:
         self._number = 0
         self._clicks_seen = 0
         self._reading = DeviceReading(connected=False, detail="the station has not started yet")
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """See ``DropsMessages``; nothing for a device that drops none."""
+        dropped: dict[str, int] = json.loads(self._link.dropped.get()[1] or b"{}")
+        return dropped
 
     def read(self) -> DeviceReading:
         """The newest reading; the same one again, without its clicks, while there is no newer one."""
@@ -107,6 +115,7 @@ class SourcePump:
         self._clicks: list[tuple[int, str]] = []
         self._clicks_made = 0
         self._status_number = 0
+        self._dropped: dict[str, int] = {}
         self._connected = True
         self._lost_at, self._lost_why = 0, ""  # number of the first reading of the last loss, and its reason
         self._away_at, self._away_why = 0, ""  # number of the last reading of the last absence, and its reason
@@ -118,6 +127,9 @@ class SourcePump:
         if number != self._status_number:
             self._status_number = number
             self._source.show(_status_from_json(json.loads(message)))
+        if isinstance(self._source, DropsMessages) and (dropped := dict(self._source.dropped)) != self._dropped:
+            self._dropped = dropped
+            self._link.dropped.put(json.dumps(dropped).encode())
 
     def _put(self, reading: DeviceReading) -> None:
         number, taken = self._number + 1, int.from_bytes(self._link.taken.get()[1] or b"\0", "little")

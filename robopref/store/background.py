@@ -32,10 +32,20 @@ class BackgroundStore:
 
     def __init__(self, store: EpisodeStore, *, max_delay: float = MAX_DELAY) -> None:
         self._store, self._max_delay = store, max_delay
+        self._writer: BackgroundWriter | None = None
+        self._before = (0.0, 0.0)
+
+    @property
+    def delays(self) -> tuple[float, float]:
+        """Seconds over all episodes: longest from a step's being recorded to its being written, longest wait for it."""
+        now = (0.0, 0.0) if self._writer is None else self._writer.delays
+        return max(self._before[0], now[0]), max(self._before[1], now[1])
 
     def begin(self, info: EpisodeInfo) -> BackgroundWriter:
         """Start recording an episode."""
-        return BackgroundWriter(lambda: self._store.begin(info), self._max_delay)
+        self._before = self.delays
+        self._writer = BackgroundWriter(lambda: self._store.begin(info), self._max_delay)
+        return self._writer
 
 
 class BackgroundWriter:

@@ -52,7 +52,7 @@ class MappingDesk:
                 except OSError as error:
                     raise RoboprefError(f"the mapping cannot be saved to {self._path}: {error}.") from error
             self.mapping = changed
-        self.on_change(changed)
+            self.on_change(changed)  # under the lock: of two changes at once, the later one is passed on last
 
     def rows(self) -> list[dict[str, Any]]:
         """Every binding, as the page lists them: what it is, its name, the input and its scale."""

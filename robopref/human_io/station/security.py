@@ -6,7 +6,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from urllib.parse import urlsplit
 
 from robopref.human_io.station.listening import Listening
@@ -36,7 +36,8 @@ class Admission:
     """One-time tokens, and the sessions that they are exchanged for.
 
     A token is good once; whoever redeems it gets a session, which a reload or a new connection of the same page goes
-    on with. Neither ever travels in an address that the server, a proxy or a log sees. Old ones make room for new.
+    on with. Neither ever travels in an address that the server, a proxy or a log sees. Old ones make room for new, but
+    for the session of whoever is connected.
     """
 
     def __init__(self) -> None:
@@ -52,8 +53,13 @@ class Admission:
             self._tokens.popitem(last=False)
         return token
 
-    def redeem(self, token: str) -> str | None:
-        """The key of a new session, for a token that was never used; else None."""
+    def redeem(self, token: str, connected: Container[int] = ()) -> str | None:
+        """The key of a new session, for a token that was never used; else None.
+
+        Args:
+            token: what was given.
+            connected: visitors whose sessions must not make room.
+        """
         found = _equal_in_constant_time(token, self._tokens)
         if found is None:
             return None
@@ -61,8 +67,9 @@ class Admission:
         key = secrets.token_urlsafe(32)
         self._visitors += 1
         self._sessions[key] = self._visitors
-        while len(self._sessions) > _MAX_SESSIONS:
-            self._sessions.popitem(last=False)
+        if len(self._sessions) > _MAX_SESSIONS:
+            old = [k for k, visitor in self._sessions.items() if visitor not in connected and k != key]
+            del self._sessions[old[0]]  # there is one: fewer are ever connected
         return key
 
     def visitor(self, key: str) -> int | None:

@@ -55,6 +55,7 @@ _MESSAGES_PER_SECOND, _MESSAGE_BURST = 150, 300  # a gamepad read at 60 Hz, 20 h
 _WISHES_PER_SECOND, _WISH_BURST = 10, 40  # what is neither heartbeat nor movement; some of it is told to everybody
 _GUESSES_PER_SECOND, _GUESS_BURST = 2, 20  # of tokens
 _MAX_VISITORS = 16
+_VIDEOS_PER_FEED = 3  # of one visitor: a page that was reloaded a moment ago still counts
 _TICK = 0.25  # seconds between looks at the lease
 _START_TIMEOUT = 15.0
 _REPLACED = 4001  # close codes of our own: the page was opened elsewhere
@@ -95,7 +96,7 @@ class StationServer:
         self._guesses = RateLimit(_GUESSES_PER_SECOND, _GUESS_BURST)
         self._visitors: dict[int, Visitor] = {}
         self._feeds: list[CameraFeed] = []
-        self._videos: set[web.WebSocketResponse] = set()
+        self._videos: dict[web.WebSocketResponse, int] = {}  # and whose they are
         self._status: StationStatus | None = None
         self._publishing = False
         self._jobs: set[asyncio.Task[None]] = set()
@@ -220,7 +221,7 @@ class StationServer:
             token = values["token"]
         except (ValueError, TypeError, KeyError, RecursionError):
             return self._refuse("that is no request for a session", 400)
-        key = self._admission.redeem(token) if isinstance(token, str) else None
+        key = self._admission.redeem(token, self._visitors) if isinstance(token, str) else None
         if key is None and not self._guesses.take():  # which keeps nobody out who has a token
             return self._refuse("too many attempts: wait a moment", 429)
         if key is None:
@@ -385,23 +386,26 @@ class StationServer:
             visitor.status_changed()
 
     async def _video(self, request: web.Request) -> web.StreamResponse:
-        if self._number(request) is None:
+        number = self._number(request)
+        if number is None:
             return self._refuse("no session: open the address with a one-time token")
         camera = request.match_info["camera"]
         if camera not in [str(i) for i in range(len(self._feeds))]:
             raise web.HTTPNotFound
         if len(self._videos) >= _MAX_VISITORS * len(self._feeds):
             return self._refuse("too many visitors", 503)
+        if list(self._videos.values()).count(number) >= _VIDEOS_PER_FEED * len(self._feeds):
+            return self._refuse("too many pictures for one visitor", 503)
         socket = _socket()
         await socket.prepare(request)
-        self._videos.add(socket)
+        self._videos[socket] = number
         try:
             await stream(socket, self._feeds[int(camera)])
         except MalformedMessageError as error:
             self.closed_for_cause += 1
             await _close(socket, WSCloseCode.POLICY_VIOLATION, str(error))
         finally:
-            self._videos.discard(socket)
+            self._videos.pop(socket, None)
         return socket
 
 

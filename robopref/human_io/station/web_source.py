@@ -61,6 +61,19 @@ class WebSource:
         """Messages that were taken, and those that were dropped, and why."""
         return self.server.inbox.counts
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """See ``DropsMessages``: operators' messages that did not count, connections closed and requests refused."""
+        counts = self.counts
+        reasons = {
+            "stale": counts.stale,
+            "replayed": counts.replayed,
+            "delayed": counts.delayed,
+            "closed_for_cause": self.server.closed_for_cause,
+            "refused": self.server.refused,
+        }
+        return {reason: count for reason, count in reasons.items() if count}
+
     def read(self) -> DeviceReading:
         """What the operator's page said last."""
         return self.server.inbox.read()
