@@ -13,6 +13,7 @@ from robopref.cli.data_check import DataCheck, DataRepair, run_data_check, run_d
 from robopref.cli.data_info import DataInfo, run_data_info
 from robopref.cli.data_moving import DataMerge, DataSplit, run_data_merge, run_data_split
 from robopref.cli.data_stats import DataStats, run_data_stats
+from robopref.cli.data_view import DataView, run_data_view
 
 DataCommand = (
     Annotated[DataInfo, subcommand("info", prefix_name=False)]
@@ -21,6 +22,7 @@ DataCommand = (
     | Annotated[DataMerge, subcommand("merge", prefix_name=False)]
     | Annotated[DataSplit, subcommand("split", prefix_name=False)]
     | Annotated[DataStats, subcommand("stats", prefix_name=False)]
+    | Annotated[DataView, subcommand("view", prefix_name=False)]
 )
 
 
@@ -38,6 +40,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     DataMerge: run_data_merge,
     DataSplit: run_data_split,
     DataStats: run_data_stats,
+    DataView: run_data_view,
 }
 
 
