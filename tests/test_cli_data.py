@@ -213,3 +213,90 @@ def test_columns_in_pieces_are_as_in_one(draw: st.DataObject) -> None:
     exact = np.quantile(together, QUANTILES, axis=0, method="inverted_cdf").T
     allowed = 0.0 if dtype.kind != "f" and np.ptp(together) < 2000 else np.ptp(together) / 2048 + 1e-12
     assert np.abs(found.quantiles - exact).max() <= allowed
+
+
+def test_what_is_broken_is_told_and_repaired(data: EpisodeStore, capsys: pytest.CaptureFixture[str]) -> None:
+    run("check", data.path)
+    assert "as it was recorded" in capsys.readouterr().out
+    episode_id = data.episode_ids()[2]
+    path = data.path / "episodes" / f"{episode_id}.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    run("check", data.path, expect=1)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2
+    assert told[0].count(str(path)) == 1
+    run("check", data.path, "--json", expect=1)
+    (problem,) = json.loads(capsys.readouterr().out)["problems"]
+    assert (problem["episode_id"], problem["repairable"]) == (episode_id, True)
+    run("repair", data.path, "--dry-run")
+    assert "would repair" in capsys.readouterr().out
+    assert path.exists()
+    run("repair", data.path)
+    assert episode_id in capsys.readouterr().out
+    assert not path.exists()
+    run("check", data.path)
+    run("repair", data.path)
+    assert "nothing to repair" in capsys.readouterr().out
+    for command in ("check", "repair"):
+        run(command, data.path / "absent", expect=2)
+        assert "no data directory" in capsys.readouterr().err
+
+
+def test_merging_and_splitting_by_share(data: EpisodeStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    filled(tmp_path / "other", 2)
+    merged = tmp_path / "merged"
+    run("merge", merged, data.path, tmp_path / "other")
+    assert len(EpisodeStore.open(merged)) == 6
+    run("merge", merged, data.path)
+    assert "4 were there already" in capsys.readouterr().out
+    a, b = tmp_path / "a", tmp_path / "b"
+    run("split", merged, "--into", f"{a}=0.5", f"{b}=0.34", "--seed", 3)
+    told = capsys.readouterr().out
+    assert "1 episodes went into no part" in told
+    ids = [EpisodeStore.open(part).episode_ids() for part in (a, b)]
+    assert [len(part) for part in ids] == [3, 2]
+    assert not set(ids[0]) & set(ids[1])
+    run("check", a)
+
+
+def test_splitting_by_value(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = EpisodeStore.create_or_open(tmp_path / "data")
+    for i, operator in enumerate(["anna", "../bob", "", "anna"]):
+        store.add(synthetic.episode([Actor.HUMAN] * 3, seed=i, operator_id=operator))
+    run("split", store.path, "--into", tmp_path / "parts", "--by", "operator")
+    parts = {path.name: len(EpisodeStore.open(path)) for path in (tmp_path / "parts").iterdir()}
+    assert parts == {"anna": 2, "_bob": 1, "none": 1}
+    run("split", store.path, "--into", tmp_path / "outcomes", "--by", "outcome")
+    assert [path.name for path in (tmp_path / "outcomes").iterdir()] == ["success"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("split", "data", "--into", "x"), "DIRECTORY=SHARE"),
+        (("split", "data", "--into", "x=many"), "DIRECTORY=SHARE"),
+        (("split", "data", "--into", "=0.5"), "DIRECTORY=SHARE"),
+        (("split", "data", "--into", "x=0.5", "x=0.5"), "names x twice"),
+        (("split", "data", "--into", "x=0.5", "y=0.9"), "sum to 1"),
+        (("split", "data", "--into", "x=0.5", "--by", "task"), "one directory"),
+        (("split", "empty", "--into", "x", "--by", "task"), "nothing to split"),
+        (("split", "absent", "--into", "x=1"), "no data directory"),
+        (("merge", "x"), "name the directories"),
+        (("merge", "x", "absent"), "no data directory"),
+        (("merge", "x", "empty"), "no finished episode"),
+        (("merge", "data", "data"), "choose another target"),
+    ],
+)
+def test_what_cannot_be_moved_is_refused(
+    data: EpisodeStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Any,
+    message: str,
+) -> None:
+    monkeypatch.chdir(data.path.parent)
+    EpisodeStore.create_or_open("empty")
+    run(*arguments, expect=2)
+    assert message in capsys.readouterr().err
+    assert not Path("x").exists()

@@ -63,6 +63,7 @@
       film.muted = true;
       film.playsInline = true;
       film.wanted = null;
+      watch(film);
       film.addEventListener("seeked", arrived);
       film.addEventListener("loadedmetadata", arrived);
       film.setAttribute("aria-label", `Film of the camera ${data.films[i].key}`);
@@ -149,7 +150,10 @@
     const { data, films } = shown;
     const to = Math.max(0, Math.min(data.steps - 1, step));
     // The middle of a frame, so that rounding never shows its neighbour.
-    for (const film of films) aim(film, (to + 0.5) / data.fps);
+    for (const film of films) {
+      film.nudges = 0;
+      aim(film, (to + 0.5) / data.fps);
+    }
     mark(to);
   }
 
@@ -161,8 +165,25 @@
 
   function arrived(event) {
     const film = event.target;
-    if (film.wanted !== null && Math.abs(film.currentTime - film.wanted) > 1e-3) film.currentTime = film.wanted;
-    else film.wanted = null;
+    if (film.wanted === null) return;
+    if (Math.abs(film.currentTime - film.wanted) > 1e-3) film.currentTime = film.wanted;
+    else setTimeout(insist, 150, film, film.wanted);
+  }
+
+  // A paused film may report that it has arrived and show an older frame all the same: then it is nudged within its frame.
+  function insist(film, time) {
+    if (film.wanted !== time || !film.paused || film.seeking || !shown || !shown.films.includes(film)) return;
+    const { fps } = shown.data;
+    if (film.painted === undefined || film.nudges++ > 8 || Math.round(film.painted * fps) === Math.floor(time * fps)) return;
+    aim(film, (Math.floor(time * fps) + 0.3 + 0.4 * Math.random()) / fps);
+  }
+
+  function watch(film) {
+    if (!film.requestVideoFrameCallback) return;
+    film.requestVideoFrameCallback((now, { mediaTime }) => {
+      film.painted = mediaTime;
+      watch(film);
+    });
   }
 
   let playing = null; // { since, from } while it plays
@@ -173,6 +194,7 @@
     const speed = Number(byId("speed").value);
     playing = { since: performance.now(), from: shown.step, speed };
     for (const film of shown.films) {
+      film.wanted = null;
       film.playbackRate = speed;
       film.play().catch(() => {}); // paused again before it began
     }
