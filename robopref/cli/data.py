@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import subcommand
 
 from robopref.cli.data_check import DataCheck, DataRepair, run_data_check, run_data_repair
+from robopref.cli.data_convert import DataConvert, run_data_convert
 from robopref.cli.data_info import DataInfo, run_data_info
 from robopref.cli.data_moving import DataMerge, DataSplit, run_data_merge, run_data_split
 from robopref.cli.data_stats import DataStats, run_data_stats
@@ -19,6 +20,7 @@ DataCommand = (
     Annotated[DataInfo, subcommand("info", prefix_name=False)]
     | Annotated[DataCheck, subcommand("check", prefix_name=False)]
     | Annotated[DataRepair, subcommand("repair", prefix_name=False)]
+    | Annotated[DataConvert, subcommand("convert", prefix_name=False)]
     | Annotated[DataMerge, subcommand("merge", prefix_name=False)]
     | Annotated[DataSplit, subcommand("split", prefix_name=False)]
     | Annotated[DataStats, subcommand("stats", prefix_name=False)]
@@ -37,6 +39,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     DataInfo: run_data_info,
     DataCheck: run_data_check,
     DataRepair: run_data_repair,
+    DataConvert: run_data_convert,
     DataMerge: run_data_merge,
     DataSplit: run_data_split,
     DataStats: run_data_stats,

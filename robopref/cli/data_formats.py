@@ -1,0 +1,69 @@
+"""The formats of other tools that ``robopref data convert`` knows, and how they are told apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robopref.errors import RoboprefError
+
+if TYPE_CHECKING:
+    from robopref.store.formats.base import Export, Import
+
+OWN = "robopref"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: what it is, whether a path looks like it, and what loads its export and import where there is one."""
+
+    about: str
+    recognise: Callable[[Path], bool]
+    load_export: Callable[[], Export] | None = None
+    load_import: Callable[[], Import] | None = None
+
+
+def _lerobot_export() -> Export:
+    from robopref.store.formats.lerobot_export import export_lerobot
+
+    return export_lerobot
+
+
+def _lerobot_import() -> Import:
+    from robopref.store.formats.lerobot_import import import_lerobot
+
+    return import_lerobot
+
+
+FORMATS = {
+    "lerobot": Format(
+        about="LeRobotDataset v3.0, a folder",
+        recognise=lambda path: (path / "meta" / "info.json").is_file(),
+        load_export=_lerobot_export,
+        load_import=_lerobot_import,
+    ),
+}
+
+
+def is_data_directory(path: Path) -> bool:
+    """Whether this is a directory of robopref's own."""
+    return (path / "dataset.json").is_file()
+
+
+def detect(path: Path) -> str:
+    """The name of the format of what lies at a path.
+
+    Raises:
+        RoboprefError: nothing is there, or nothing that is known.
+    """
+    if not path.exists():
+        raise RoboprefError(f"{path} does not exist.")
+    if is_data_directory(path):
+        return OWN
+    for name, known in FORMATS.items():
+        if known.recognise(path):
+            return name
+    told = ", ".join(f"{name} ({known.about})" for name, known in FORMATS.items())
+    raise RoboprefError(f"{path} is neither a data directory nor of a format that robopref reads: {told}.")
