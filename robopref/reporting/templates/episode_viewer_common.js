@@ -41,9 +41,13 @@ function fillBand(band, runs, looks) {
 }
 
 function nameSegments(band) {
-  for (const element of band.children) {
-    element.textContent = element.clientWidth > 8 * element.dataset.name.length + 8 ? element.dataset.name : "";
-  }
+  // All widths are read before any name is written: each write would have the browser lay the band out anew.
+  const widths = Array.from(band.children, (element) => element.clientWidth);
+  widths.forEach((width, i) => {
+    const { name } = band.children[i].dataset;
+    const text = width > 8 * name.length + 8 ? name : "";
+    if (band.children[i].textContent !== text) band.children[i].textContent = text;
+  });
 }
 
 function legend(list, looks, present) {

@@ -38,10 +38,15 @@ function curveLegend(list, names) {
 class Plot {
   constructor(title, steps, series, { stairs = false, shaded = [] } = {}) {
     Object.assign(this, { steps, series, stairs, shaded });
-    const all = series.flatMap(([, at]) => Array.from({ length: steps }, (_, t) => at(t)).filter(Number.isFinite));
-    this.low = all.reduce((a, b) => Math.min(a, b), Infinity);
-    this.high = all.reduce((a, b) => Math.max(a, b), -Infinity);
-    const known = all.length > 0;
+    [this.low, this.high] = [Infinity, -Infinity];
+    for (const [, at] of series) {
+      for (let t = 0; t < steps; t++) {
+        const value = at(t);
+        if (value < this.low) this.low = value;
+        if (value > this.high) this.high = value;
+      }
+    }
+    const known = this.low <= this.high;
     const told = known ? `from ${number(this.low)} to ${number(this.high)} over ${steps} steps` : "no values";
     this.canvas = make("canvas", { role: "img", "aria-label": `${title}: ${told}` });
     this.values = series.map(() => make("dd", {}, "–"));
@@ -80,18 +85,35 @@ class Plot {
       const look = CURVES[name];
       [pen.strokeStyle, pen.lineWidth] = [look.color, look.width];
       pen.setLineDash(look.dash);
-      let points = [];
-      for (let t = 0; t <= this.steps; t++) {
-        const value = t < this.steps ? at(t) : NaN;
-        if (!Number.isFinite(value)) {
-          // A lone value is still a stretch of its step.
-          if (points.length === 1) points = [[points[0][0] - 1.5, points[0][1]], [points[0][0] + 1.5, points[0][1]]];
-          this.line(pen, points);
-          points = [];
-        } else if (this.stairs) points.push([x(t), y(value)], [x(t + 1), y(value)]);
-        else points.push([x(t + 0.5), y(value)]);
-      }
+      for (const points of this.stretches(at, width)) this.line(pen, points.map(([t, v]) => [x(t), y(v)]));
     }
+  }
+
+  // The curve as stretches of [step, value] without gaps; where steps are denser than pixels, their extremes.
+  stretches(at, width) {
+    const bunch = Math.max(1, Math.floor(this.steps / (2 * width)));
+    const found = [];
+    let points = [];
+    const end = () => {
+      // A lone value is still a stretch of its step.
+      if (points.length === 1) points = [[points[0][0] - 0.5, points[0][1]], [points[0][0] + 0.5, points[0][1]]];
+      if (points.length) found.push(points);
+      points = [];
+    };
+    for (let t = 0; t < this.steps; t += bunch) {
+      let [low, high] = [Infinity, -Infinity];
+      for (let i = t; i < Math.min(t + bunch, this.steps); i++) {
+        const value = at(i);
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+      if (low > high) end();
+      else if (bunch > 1) points.push([t + bunch / 2, low], [t + bunch / 2, high]);
+      else if (this.stairs) points.push([t, low], [t + 1, low]);
+      else points.push([t + 0.5, low]);
+    }
+    end();
+    return found;
   }
 
   line(pen, points) {
