@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
-from test_cli_data import filled, run
+from test_cli_data import filled, printed_json, run
 
 from robopref.cli import data_formats
 from robopref.store import EpisodeStore
@@ -41,6 +41,9 @@ def test_a_twin_of_video_is_the_same_to_a_reader(here: EpisodeStore, capsys: pyt
     assert "observation/image: lossless" in capsys.readouterr().out
     for a, b in zip(here, EpisodeStore.open("twin"), strict=True):
         np.testing.assert_array_equal(a.observation["image"], b.observation["image"])
+    figures = [printed_json(capsys, "info", path) for path in ("data", "twin")]
+    for same in ("steps", "human_steps", "takeovers", "control", "actors"):
+        assert figures[0][same] == figures[1][same]
     run("convert", "data", "small", "--to", "robopref", "--images", "video", "--quality", 40)
     assert "dB" in capsys.readouterr().out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,21 +56,12 @@ def directory_figures(path: Path) -> dict[str, Any]:
 
     from robopref.store.dataset_file import read_dataset
     from robopref.store.store import EpisodeStore
-    from robopref.store.summary import (
-        Damaged,
-        directory_size,
-        episode_figures,
-        file_size,
-        readable_episodes,
-        unfinished,
-    )
+    from robopref.store.summary import Damaged, directory_size, episode_figures, readable, unfinished
 
     store = EpisodeStore.open(path)
     damaged: list[Damaged] = []
-    episodes = [
-        episode_figures(episode, file_size(store, episode.info.episode_id))
-        for episode in readable_episodes(store, damaged=damaged.append)
-    ]
+    read = partial(episode_figures, store)
+    episodes = list(readable(read, store.episode_ids(), damaged=damaged.append))
     dataset, rest = read_dataset(path), unfinished(path)
     steps = sum(episode.steps for episode in episodes)
     longer = [episode for episode in episodes if episode.steps > 1]

@@ -103,7 +103,7 @@ def directory_statistics(path: Path, *, quiet: bool = False) -> dict[str, Any]:
         RoboprefError: there is no such data directory, no readable episode in it, or its labelling rule is damaged.
     """
     from robopref.store.store import EpisodeStore
-    from robopref.store.summary import Damaged, readable_episodes
+    from robopref.store.summary import Damaged, readable
     from robopref.store.summary_columns import column_passes
 
     store, rule = EpisodeStore.open(path), stored_rule([path])
@@ -115,7 +115,7 @@ def directory_statistics(path: Path, *, quiet: bool = False) -> dict[str, Any]:
     usable: list[str] = []
     same = compared = 0
     with nullcontext(lambda done, total: None) if quiet else progress_bar("statistics", 2 * len(ids)) as progress:
-        for episode in readable_episodes(store, ids, damaged=damaged.append):
+        for episode in readable(store.read, ids, damaged=damaged.append):
             usable.append(episode.info.episode_id)
             lengths.setdefault(episode.info.outcome, []).append(len(episode))
             labels += np.bincount(rule.apply(episode), minlength=len(Label))
@@ -131,7 +131,7 @@ def directory_statistics(path: Path, *, quiet: bool = False) -> dict[str, Any]:
         executed = passes["action"].result()
         discrete = store.read(usable[0]).action.dtype.kind in "iu"
         actions = _Actions(executed.minimum, executed.maximum, discrete=discrete)
-        for done, episode in enumerate(readable_episodes(store, usable, damaged=damaged.append)):
+        for done, episode in enumerate(readable(store.read, usable, damaged=damaged.append)):
             for name, values in _columns(episode):
                 passes[name].sort_in(values)
             actions.add(episode)

@@ -27,7 +27,7 @@ from robopref.reporting.page import write_page
 from robopref.reporting.palette import ACTOR_COLORS, ACTOR_NAMES, BLUE, GREEN, LIGHT_GREY, ORANGE, VERMILLION
 from robopref.reporting.videos import write_video
 from robopref.store.store import EpisodeStore
-from robopref.store.summary import Damaged, readable_episodes
+from robopref.store.summary import Damaged, readable
 from robopref.trajectory import Episode, Label
 
 FORMAT = "robopref-episode-viewer"
@@ -81,7 +81,7 @@ def write_viewer(
     damaged: list[Damaged] = []
     rows: list[dict[str, Any]] = []
     kept = 0
-    for episode in readable_episodes(store, chosen, damaged=damaged.append):
+    for episode in readable(store.read, chosen, damaged=damaged.append):
         key = _key(store, episode.info.episode_id, rule)
         if _is_there(out, episode.info.episode_id, key):
             kept += 1

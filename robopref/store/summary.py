@@ -7,13 +7,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from robopref.errors import RoboprefError
 from robopref.store.dataset_file import unchanging
+from robopref.store.steps import StepReader
 from robopref.store.store import EpisodeStore
-from robopref.trajectory import Actor, Episode, EpisodeInfo, takeover_count
+from robopref.trajectory import Actor, EpisodeInfo, takeover_count
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,39 +65,42 @@ class Unfinished:
     discarded: tuple[str, ...]
 
 
-def readable_episodes(
-    store: EpisodeStore, ids: Sequence[str] | None = None, *, damaged: Callable[[Damaged], None]
-) -> Iterator[Episode]:
-    """The episodes, oldest first; those that cannot be read are told to ``damaged`` and left out."""
-    for episode_id in store.episode_ids() if ids is None else ids:
+def readable(
+    read: Callable[[str], T], episode_ids: Sequence[str], *, damaged: Callable[[Damaged], None]
+) -> Iterator[T]:
+    """What ``read`` makes of each episode; those that it cannot read are told to ``damaged`` and left out."""
+    for episode_id in episode_ids:
         try:
-            episode = store.read(episode_id)
+            found = read(episode_id)
         except RoboprefError as error:
             damaged(Damaged(episode_id, str(error)))
             continue
-        yield episode
+        yield found
 
 
-def episode_figures(episode: Episode, nbytes: int) -> EpisodeFigures:
-    """The figures of an episode whose file has so many bytes."""
-    times = np.asarray(episode.t_monotonic_ns)
+def episode_figures(store: EpisodeStore, episode_id: str) -> EpisodeFigures:
+    """The figures of an episode. Raises like ``EpisodeStore.read``."""
+    header = store.header(episode_id)
+    if header.video:  # whose pictures would be decoded for nothing
+        reader = StepReader(store, ("actor", "t_monotonic_ns"), ids=[episode_id])
+        columns = reader.read(np.arange(header.steps))
+        reader.close()
+        actor, times = columns["actor"], columns["t_monotonic_ns"]
+    else:
+        episode = store.read(episode_id)
+        actor, times = episode.actor, np.asarray(episode.t_monotonic_ns)
     intervals = np.diff(times) / 1e9
     middle = float(np.median(intervals)) if len(intervals) else 0.0
     return EpisodeFigures(
-        info=episode.info,
-        steps=len(episode),
-        actors={actor: int(np.count_nonzero(episode.actor == actor)) for actor in Actor},
-        takeovers=takeover_count(episode.actor),
+        info=header.info,
+        steps=header.steps,
+        actors={who: int(np.count_nonzero(actor == who)) for who in Actor},
+        takeovers=takeover_count(actor),
         seconds=float(times[-1] - times[0]) / 1e9,
         interval=middle,
         jitter=float(np.quantile(np.abs(intervals - middle), 0.95)) if len(intervals) else 0.0,
-        nbytes=nbytes,
+        nbytes=(store.path / "episodes" / f"{episode_id}.safetensors").stat().st_size,
     )
-
-
-def file_size(store: EpisodeStore, episode_id: str) -> int:
-    """Bytes of an episode's file."""
-    return (store.path / "episodes" / f"{episode_id}.safetensors").stat().st_size
 
 
 def unfinished(path: Path) -> Unfinished:

@@ -52,7 +52,7 @@ class Plot {
     this.values = series.map(() => make("dd", {}, "–"));
     const list = make("dl", {}, ...series.flatMap(([name], i) => [make("dt", {}, short(name)), this.values[i]]));
     this.plot = make("div", { class: "plot" }, this.canvas);
-    const ends = (known ? [this.high, this.low] : []).map((value) => make("span", {}, number(value)));
+    const ends = (known ? [...new Set([this.high, this.low])] : []).map((value) => make("span", {}, number(value)));
     const range = make("div", { class: "range", "aria-hidden": "true" }, ...ends);
     this.element = make("div", { class: "track" }, make("div", {}, make("h3", {}, title), list), this.plot, range);
   }
