@@ -311,10 +311,10 @@ class StationOperator(Operator):
         if self.state is State.PAUSED:
             self._reason = f"{liveness.why or 'waiting for you'}: {_READY}"
         elif self.state is State.HOLD and liveness.present:
-            if self._lost:
-                self._reason = f"{self.source.name} is back: {_READY}"
-            elif self._left:
+            if self._left:
                 self._reason = f"{self._left}: {_READY}"
+            elif self._lost:
+                self._reason = f"{self.source.name} is back: {_READY}"
             else:
                 self._reason = "keep the take-over control pressed to drive, or hand back"
         else:
