@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import synthetic
 from test_cli_data import filled, printed_json, run
 
 from robopref.cli import data_formats
+from robopref.cli.data_convert import DataConvert
 from robopref.store import EpisodeStore
 from robopref.store.formats.base import Conversion
 
@@ -65,6 +67,11 @@ def test_what_a_format_says_is_printed(
     assert "lost: the [colour]" in out
     assert "invented: a rate" in out
     assert "skipped: 20 more" in out
+
+
+def test_every_format_can_be_asked_for() -> None:
+    (offered,) = (get_args(choice) for choice in get_args(get_type_hints(DataConvert)["to"]) if get_args(choice))
+    assert set(offered) == {data_formats.OWN, *(n for n, f in data_formats.FORMATS.items() if f.load_export)}
 
 
 @pytest.mark.parametrize(
