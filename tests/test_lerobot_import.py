@@ -481,3 +481,11 @@ def test_an_episode_without_a_final_observation_stays_so(tmp_path, store):
     assert not (path / "meta/robopref").exists()
     imported(path, store)
     assert_same_episodes(EpisodeStore.open(tmp_path / "store"), store)
+
+
+def test_an_episode_that_a_data_set_holds_twice_is_imported_once(tmp_path, store):
+    path, _ = exported(tmp_path, pictured(2), fps=20)
+    first = pq.read_table(path / EPISODES, columns=["robopref/info"])["robopref/info"][0].as_py()
+    edit_table(path / "meta/episodes/chunk-000/file-001.parquet", set_cell("robopref/info", 0, first))
+    _, told = imported(path, store, append=True)
+    assert (told.episodes, told.skipped) == (1, (f"e0: {store.path} has it already.",))

@@ -49,7 +49,7 @@ def import_lerobot(path: Path, store: EpisodeStore, options: ConversionOptions) 
         options.progress(row.index, len(source.rows))
         columns = step_columns(plan, values)
         info = _own_info(row, path) if row.own else _made_info(source, row, plan, columns, options)
-        if not row.own and not is_new(row, info.episode_id):
+        if not is_new(row, info.episode_id):  # a merged data set may hold an episode twice
             continue
         try:
             final = _final_observation(source, row, plan)
