@@ -291,9 +291,18 @@ def test_the_rate_is_a_whole_number_that_is_accounted_for(tmp_path, options, ext
     assert how in told.invented[0]
 
 
+def test_the_time_between_episodes_is_no_distance_of_steps(tmp_path):
+    episodes = [
+        replace(episode([Actor.POLICY] * 2), t_monotonic_ns=10**12 * n + np.array([0, 10**8])) for n in range(3)
+    ]
+    path, _ = exported(tmp_path, episodes)
+    assert Reader(path).fps == 10
+
+
 @pytest.mark.parametrize(
     ("options", "steps", "distance", "message"),
     [
+        ({"fps": float("nan")}, 4, 50, "whole number"),
         ({"fps": 29.97}, 4, 50, "whole number"),
         ({"fps": 0.0}, 4, 50, "whole number"),
         ({}, 4, 0, "say how many"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from robopref.errors import RoboprefError
+from robopref.store.steps import StepReader
 from robopref.store.store import EpisodeStore
 
 HIGHEST = 1000
@@ -20,7 +21,7 @@ def frame_rate(store: EpisodeStore, ids: Sequence[str], wanted: float | None) ->
         RoboprefError: the rate asked for is no whole number, or there is none to be found.
     """
     if wanted is not None:
-        if wanted != round(wanted) or not 1 <= wanted <= HIGHEST:
+        if not 1 <= wanted <= HIGHEST or wanted != round(wanted):
             raise RoboprefError(
                 f"LeRobot needs a whole number of steps per second from 1 to {HIGHEST}, not {wanted:g}."
             )
@@ -29,7 +30,10 @@ def frame_rate(store: EpisodeStore, ids: Sequence[str], wanted: float | None) ->
     if len(told) == 1 and isinstance(hz := told.pop(), int | float) and 1 <= round(hz) <= HIGHEST:
         rounded = "" if hz == round(hz) else f", rounded from {hz:g}"
         return round(hz), f"fps: {round(hz)}, the rate that the control loop kept{rounded}. {_REAL_TIMES}."
-    distances = np.concatenate([np.diff(store.read(episode_id).t_monotonic_ns) for episode_id in ids])
+    reader = StepReader(store, ("t_monotonic_ns",), ids=ids)  # whole episodes may hold videos to be decoded
+    times = reader.read(np.arange(len(reader)))["t_monotonic_ns"]
+    reader.close()
+    distances = np.delete(np.diff(times), reader.lengths.cumsum()[:-1] - 1)
     median = float(np.median(distances)) if len(distances) else 0.0
     fps = 1e9 / median if median > 0 else 0.0
     if not 1 <= round(fps) <= HIGHEST:
@@ -37,6 +41,5 @@ def frame_rate(store: EpisodeStore, ids: Sequence[str], wanted: float | None) ->
             f"the steps in {store.path} are {median / 1e9:g} s apart (the median): say how many steps per second "
             f"LeRobot is to be told, a whole number from 1 to {HIGHEST}."
         )
-    return round(
-        fps
-    ), f"fps: {round(fps)}, from the median distance of the steps, {median / 1e6:.2f} ms. {_REAL_TIMES}."
+    how = f"from the median distance of the steps, {median / 1e6:.2f} ms"
+    return round(fps), f"fps: {round(fps)}, {how}. {_REAL_TIMES}."
