@@ -72,6 +72,7 @@ def test_interactions_hold_the_proposal_while_the_human_drives(loop):
         assert not np.allclose(episode.action[driven], episode.policy_action[driven])
         assert episode.info.policy_id.startswith("compact-")
         assert episode.info.extra["operator"]["stall_steps"] == 30
+        assert episode.info.extra["hz"] == 80
     summary = json.loads((loop / "interactions" / "summary.json").read_text())
     assert summary["takeovers"] >= len(human)
 

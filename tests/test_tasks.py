@@ -74,6 +74,9 @@ def test_task_satisfies_the_protocol_and_gymnasiums_checker(name):
     assert isinstance(env.unwrapped, Task)
     assert env.unwrapped.task_name == name
     assert len({env.unwrapped.instruction, *env.unwrapped.paraphrases}) >= 4
+    began = env.unwrapped.data.time
+    env.unwrapped.step(np.zeros(4, np.float32))
+    assert env.unwrapped.data.time - began == pytest.approx(1 / env.unwrapped.hz)
     env.close()
     env.close()
 

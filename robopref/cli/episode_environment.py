@@ -50,8 +50,14 @@ class EpisodeRunner:
                 instruction=self._task.instruction,
                 policy_id=policy_id(setup.policy) if setup.policy else "",
                 operator_id="expert" if setup.role == "demonstrate" else self._operator.operator_id,
-                extra={"operator": setup.operator} if setup.operator else {},
+                extra=self._kept(),
             )
+
+    def _kept(self) -> dict[str, Any]:
+        """What goes with each recording: nobody waits for a simulation's clock, so its rate is not in the times."""
+        extra: dict[str, Any] = {"operator": self._setup.operator} if self._setup.operator else {}
+        rate = getattr(self._task, "hz", None)  # of a user's own task perhaps unknown
+        return extra if rate is None else extra | {"hz": rate}
 
     def _add_policy_and_operator(self) -> None:
         setup = self._setup

@@ -115,6 +115,11 @@ class FetchTask(MujocoTask):
         """The ``mujoco.MjData`` of the scene."""
         return self._sim.data
 
+    @property
+    def hz(self) -> float:
+        """Control ticks in a second of simulated time."""
+        return float(1 / self._sim.dt)
+
     def make_expert(self) -> Expert:
         """robopref's own scripted demonstrator for this task."""
         return self._spec.expert()

@@ -73,6 +73,11 @@ class MetaWorldTask(MujocoTask):
         """The ``mujoco.MjData`` of the scene."""
         return self._sim.data
 
+    @property
+    def hz(self) -> float:
+        """Control ticks in a second of simulated time."""
+        return float(1 / self._sim.dt)
+
     def make_expert(self) -> MetaWorldExpert:
         """Meta-World's scripted policy for this task, with recoveries."""
         return MetaWorldExpert(self.task_name)

@@ -84,6 +84,11 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
     def data(self) -> Any:
         """The ``mujoco.MjData`` of the scene."""
 
+    @property
+    @abstractmethod
+    def hz(self) -> float:
+        """Control ticks in a second of simulated time."""
+
     @abstractmethod
     def make_expert(self) -> Expert:
         """A fresh scripted demonstrator."""
