@@ -22,7 +22,8 @@ quickstart: setup
 	$(BIN)/robopref quickstart --out runs/quickstart --resume
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 8 --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -44,6 +44,8 @@ from robopref.human_io.remap_dialog import RemapDialog
 from robopref.human_io.sdl_thread import SdlThread
 from robopref.human_io.window_drawing import BACKGROUND, EXECUTED, MODES, POLICY
 
+pytestmark = pytest.mark.alone
+
 pygame = pytest.importorskip("pygame")
 
 ROBOT = ("x", "y", "z", "gripper")

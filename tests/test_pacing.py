@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from robopref.errors import RoboprefError
 from robopref.human_io.pacing import Pacer
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     """Time that passes only when somebody sleeps, with a scheduler that wakes up late by ``oversleep`` ns."""

@@ -8,7 +8,10 @@ import pytest
 
 from robopref.human_io.priority import real_time_priority
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these schedulers")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux has these schedulers"),
+]
 
 
 def policy():

@@ -13,6 +13,8 @@ from robopref.human_io.readings import Control, DeviceReading, InputSource, Stat
 from robopref.human_io.remote_source import RemoteSource, SourceDescription, SourceLink, SourcePump
 from robopref.human_io.shared_slot import SharedSlot
 
+pytestmark = pytest.mark.alone
+
 CONTEXT = get_context("spawn")
 ABOUT = SourceDescription("ann", "a pad", ("x", "y"))
 

@@ -16,6 +16,8 @@ from robopref.human_io.readings import InputSource
 from robopref.human_io.spacemouse import SpaceMouse, find_spacemice, load_hidapi
 from robopref.human_io.spacemouse_reports import SpaceMouseState, apply_report
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     """Stands until it is moved."""

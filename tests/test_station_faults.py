@@ -13,7 +13,7 @@ from station_session import Session
 from robopref.human_io.readings import Control
 from robopref.trajectory import Actor, Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

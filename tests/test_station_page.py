@@ -12,7 +12,7 @@ from station_session import LABELS, Session
 from robopref.human_io.mapping_file import load_mapping
 from robopref.trajectory import Actor, Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from robopref.human_io.station.security import Admission, RateLimit, host_refusa
 from robopref.human_io.station.server import StationServer
 from robopref.human_io.station.video import HEADER
 
+pytestmark = pytest.mark.alone
+
 PROTOCOL = "robopref-station-1"
 
 

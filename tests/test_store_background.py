@@ -17,6 +17,8 @@ from robopref.store.journal import JournalWriter, Kind
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, EpisodeInfo, Outcome, Step
 
+pytestmark = pytest.mark.alone
+
 INFO = EpisodeInfo(task="reach", instruction="go")
 
 

@@ -24,6 +24,8 @@ from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
 
+pytestmark = pytest.mark.alone
+
 FAST = 500.0  # ticks a second: the simulator's own pace, so that the tests do not wait
 RAMP = 0.02  # seconds to full deflection: ten ticks
 

@@ -29,6 +29,8 @@ from robopref.human_io.keyboard import KeyboardWindow
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
 
+pytestmark = pytest.mark.alone
+
 pygame = pytest.importorskip("pygame")
 
 HZ = 100.0

@@ -10,6 +10,8 @@ from robopref.human_io.mapping_defaults import default_mapping
 from robopref.human_io.mapping_file import save_mapping
 from robopref.human_io.station_operator import ActionLayout
 
+pytestmark = pytest.mark.alone
+
 LABELS = ("x", "y", "z", "gripper")
 ROBOT = ActionLayout(LABELS, -np.ones(4), np.ones(4))
 GAME = ActionLayout(("NOOP", "FIRE", "RIGHT", "LEFT"))

@@ -1,11 +1,14 @@
 """The thread that paints the operator's pictures, when drawing goes wrong."""
 
 import numpy as np
+import pytest
 
 from robopref.cli.teleop_scenes import Scene
 from robopref.cli.teleop_station import _paint, station_context
 from robopref.human_io.frames import FrameSlot
 from robopref.human_io.shared_slot import SharedSlot
+
+pytestmark = pytest.mark.alone
 
 
 class BrokenPainter:

@@ -17,7 +17,7 @@ from station_browser import launched, until
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from robopref.envs.registry import make_task
 from robopref.envs.rendering import OffscreenCamera
 from robopref.errors import RoboprefError
 
+pytestmark = pytest.mark.alone
+
 CONTEXT = get_context("spawn")
 
 
