@@ -149,6 +149,9 @@ def test_an_episode_is_added_once_and_only_where_it_fits(store: EpisodeStore, tm
         store.add(other)
     with pytest.raises(RoboprefError, match="does not fit"):
         store.add(replace(other, final_observation={}))
+    for name in ("../x", "a/b", ".hidden", "nul\0"):
+        with pytest.raises(RoboprefError, match="name of a file"):
+            store.add(replace(first, info=replace(first.info, episode_id=name)))
     bad = replace(first, info=replace(first.info, episode_id="x"), reward=np.array([0.0, np.nan]))
     with pytest.raises(RoboprefError, match="reward"):
         store.add(bad)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from robopref.store.versions import RECORDED
 from robopref.store.writer import EpisodeWriter
 from robopref.trajectory import Episode, EpisodeInfo, Outcome
 
+_FILE_NAME = re.compile(r"[^./\\\0][^/\\\0]{0,200}")
 _log = logging.getLogger(__name__)
 
 
@@ -163,7 +165,7 @@ class EpisodeStore:
         """Keep a whole episode that comes from elsewhere, its id too when it has one -> its id.
 
         Raises:
-            RoboprefError: there is an episode of that id, the columns are not those of the directory, a value is one
+            RoboprefError: there is an episode of that id, it is no name of a file, the columns are not those of the directory, a value is one
                 that a recording may not hold, or the file cannot be written. Nothing of it is kept then.
         """
         now = datetime.now(UTC)
@@ -173,6 +175,8 @@ class EpisodeStore:
             started_at=episode.info.started_at or now.isoformat(),
             schema_version=RECORDED,
         )
+        if not _FILE_NAME.fullmatch(info.episode_id):  # from elsewhere it may be anything, also a way out of here
+            raise RoboprefError(f"{info.episode_id!r} cannot be an episode's id: it is to be the name of a file.")
         columns = episode_columns(episode)
         path = self.path / "episodes" / f"{info.episode_id}.safetensors"
         try:
