@@ -165,8 +165,9 @@ class EpisodeStore:
         """Keep a whole episode that comes from elsewhere, its id too when it has one -> its id.
 
         Raises:
-            RoboprefError: there is an episode of that id, it is no name of a file, the columns are not those of the directory, a value is one
-                that a recording may not hold, or the file cannot be written. Nothing of it is kept then.
+            RoboprefError: there is an episode of that id, or it is no name of a file; the columns are not those of the
+                directory; a value is one that a recording may not hold; or the file cannot be written. Nothing of it is
+                kept then.
         """
         now = datetime.now(UTC)
         info = replace(
