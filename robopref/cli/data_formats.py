@@ -37,12 +37,30 @@ def _lerobot_import() -> Import:
     return import_lerobot
 
 
+def _minari_export() -> Export:
+    from robopref.store.formats.minari_export import export_minari
+
+    return export_minari
+
+
+def _minari_import() -> Import:
+    from robopref.store.formats.minari_import import import_minari
+
+    return import_minari
+
+
 FORMATS = {
     "lerobot": Format(
         about="LeRobotDataset v3.0, a folder",
         recognise=lambda path: (path / "meta" / "info.json").is_file(),
         load_export=_lerobot_export,
         load_import=_lerobot_import,
+    ),
+    "minari": Format(
+        about="Minari data set, a folder that holds data/metadata.json",
+        recognise=lambda path: (path / "data" / "metadata.json").is_file() or (path / "main_data.hdf5").is_file(),
+        load_export=_minari_export,
+        load_import=_minari_import,
     ),
 }
 
