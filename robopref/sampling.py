@@ -16,19 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
+from robopref.mixture import BUCKETS, DEFAULT_SHARES, Mixture
 from robopref.trajectory import Label
-
-BUCKETS = (Label.EXPERT, Label.HUMAN, Label.UNDESIRABLE)
-DEFAULT_SHARES = (0.5, 0.25, 0.25)
-"""Shares of the buckets in the APO paper: half demonstrations, a quarter each human and undesirable."""
 
 _ADVICE = {
     Label.EXPERT: "add demonstrations (--demos)",
+    Label.POLICY: "the policy drives in none of the interactions",
     Label.HUMAN: "the interactions hold no human step: collect with an operator who takes over",
     Label.UNDESIRABLE: "no policy step precedes a takeover: widen the window, or collect takeovers",
 }
 
-# Which random stream of the seed; the numbers below are the buckets'.
+# Which random stream of the seed; the other numbers are the buckets'.
 _RING, _DEAL = len(BUCKETS), len(BUCKETS) + 1
 _BLOCK = 256  # samples
 
@@ -52,9 +50,9 @@ def apportion(credit: NDArray[np.floating[Any]], total: int) -> NDArray[np.int64
 class BalancedSampler:
     """Composes batches of sample numbers from labelled samples.
 
-    After t steps, every bucket has given its exact share of all t * B samples to within 5/6 of a sample, whatever the
-    shares, the sizes of the buckets and the global batch size B: what a batch owes a bucket is carried over to the
-    next. (``_compose_up_to`` has the proof.)
+    After t steps, each of up to three buckets has given its exact share of all t * B samples to within 5/6 of a sample,
+    whatever the shares, the sizes of the buckets and the global batch size B: what a batch owes a bucket is carried
+    over to the next. (``_compose_up_to`` has the proof; with more buckets the carrying over is the same.)
 
     The global batch of ``batch_size * world_size`` samples is composed once and dealt to the ranks in turn, beginning
     with a rank drawn for the step, so that each rank's part has the global proportions to within one sample per bucket
@@ -62,11 +60,12 @@ class BalancedSampler:
     bucket the samples come without replacement, reshuffled on every pass.
 
     Args:
-        labels: ``Label`` values [N] of all samples; POLICY and EXCLUDED samples are never drawn.
+        labels: ``Label`` values [N] of all samples; those in no bucket are never drawn.
         batch_size: samples per rank and step.
-        shares: of EXPERT, HUMAN and UNDESIRABLE samples; they sum to 1.
+        shares: of the buckets, by default EXPERT, HUMAN and UNDESIRABLE samples; they sum to 1.
         seed: of the shuffles and the partners.
         rank: this process, of ``world_size``.
+        buckets: the labels in each bucket.
 
     Raises:
         RoboprefError: a batch below 3, shares that do not sum to 1, a rank out of range, a negative seed, or an empty
@@ -82,11 +81,12 @@ class BalancedSampler:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        buckets: Sequence[Sequence[Label]] = Mixture.buckets,
     ) -> None:
         if batch_size < 3:
             raise RoboprefError(f"a batch needs at least 3 samples for its three classes, got batch size {batch_size}.")
-        if len(shares) != len(BUCKETS) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
-            raise RoboprefError(f"shares are three numbers >= 0 that sum to 1, got {tuple(shares)}.")
+        if len(shares) != len(buckets) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
+            raise RoboprefError(f"shares are {len(buckets)} numbers >= 0 that sum to 1, got {tuple(shares)}.")
         if not 0 <= rank < world_size:
             raise RoboprefError(f"rank {rank} is not one of {world_size} processes.")
         if seed < 0:
@@ -94,10 +94,10 @@ class BalancedSampler:
         self.batch_size, self.shares, self.seed = batch_size, tuple(shares), seed
         self.rank, self.world_size = rank, world_size
         labels = np.asarray(labels)
-        self.buckets = [np.flatnonzero(labels == label) for label in BUCKETS]
-        for label, bucket, share in zip(BUCKETS, self.buckets, shares, strict=True):
+        self.buckets = [np.flatnonzero(np.isin(labels, bucket)) for bucket in buckets]
+        for names, bucket, share in zip(buckets, self.buckets, shares, strict=True):
             if share > 0 and len(bucket) == 0:
-                raise RoboprefError(f"there are no {label.name} samples: {_ADVICE[label]}.")
+                raise RoboprefError(f"there are no {' or '.join(n.name for n in names)} samples: {_ADVICE[names[0]]}.")
         drawn = np.concatenate([b for b, share in zip(self.buckets, shares, strict=True) if share > 0])
         # A shuffled ring, each sample's partner the next one: nobody is its own, and everybody is somebody's.
         ring = np.random.default_rng((seed, _RING)).permutation(np.sort(drawn))
@@ -107,8 +107,8 @@ class BalancedSampler:
         fractions = [Fraction(float(share)).limit_denominator(10**9) for share in shares]
         denominator = math.lcm(*(f.denominator for f in fractions))
         self._units = [int(f * denominator) for f in fractions]
-        self._drawn = [(0,) * len(BUCKETS)]
-        self._order = lru_cache(maxsize=2 * len(BUCKETS))(self._shuffled)
+        self._drawn = [(0,) * len(buckets)]
+        self._order = lru_cache(maxsize=2 * len(buckets))(self._shuffled)
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """This rank's sample numbers [batch_size] at a step >= 0."""
@@ -125,7 +125,7 @@ class BalancedSampler:
             raise RoboprefError(f"steps are counted from 0, got {step}.")
         self._compose_up_to(step + 1)
         before, after = self._drawn[step], self._drawn[step + 1]
-        return np.concatenate([self._draw(k, before[k], after[k]) for k in range(len(BUCKETS))])
+        return np.concatenate([self._draw(k, before[k], after[k]) for k in range(len(self.buckets))])
 
     def partner(self, indices: NDArray[Any]) -> NDArray[np.int64]:
         """For each sample another one, whose action is its mismatched action: fixed by seed and sample alone.
@@ -171,6 +171,7 @@ class BalancedSampler:
         return -(-_BLOCK // len(self.buckets[bucket]))
 
     def _shuffled(self, bucket: int, block: int) -> NDArray[np.int64]:
-        generator = np.random.default_rng((self.seed, bucket, block))
+        stream = bucket if bucket < len(BUCKETS) else bucket + 2  # past the ring's and the deal's
+        generator = np.random.default_rng((self.seed, stream, block))
         passes = np.tile(self.buckets[bucket], (self._passes(bucket), 1))
         return generator.permuted(passes, axis=1).reshape(-1)

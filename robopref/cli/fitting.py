@@ -16,6 +16,7 @@ from robopref.cli.console import console, progress_bar
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import to_json
 from robopref.errors import RoboprefError
+from robopref.mixture import Mixture
 from robopref.objectives.base import Objective
 from robopref.sampling import BalancedSampler
 from robopref.store.store import EpisodeStore
@@ -71,7 +72,7 @@ def fit(
     data: LoadedData,
     labels: Sequence[NDArray[Any]],
     objective: Objective,
-    shares: Sequence[float],
+    mixture: Mixture,
     config: TrainerConfig,
     out: Path,
     *,
@@ -83,7 +84,7 @@ def fit(
 ) -> bool:
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
-    ``claim`` is called by the main process once data, shares and settings are known to be right, and before anything
+    ``claim`` is called by the main process once data, mixture and settings are known to be right, and before anything
     is written: it makes ``out`` this run's.
     """
     accelerator = make_accelerator(config.precision, device)
@@ -91,7 +92,8 @@ def fit(
     sampler = BalancedSampler(
         dataset.labels,
         config.batch_size,
-        shares=shares,
+        shares=mixture.shares,
+        buckets=mixture.buckets,
         seed=config.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,

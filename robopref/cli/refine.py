@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
 from robopref.errors import RoboprefError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from robopref.mixture import Mixture
+    from robopref.policies.compact import CompactPolicy
+    from robopref.trajectory import Episode
+
+_SETTINGS = {"apo": ("anchor_weight", "beta", "variant"), "kto": ("anchor_weight", "beta")}
+"""Which of the command's options an objective has; the others have none."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +33,17 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal["apo", "kto", "bc"] = "apo"
-    """The loss; bc clones demonstrations and corrections."""
+    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius"] = "apo"
+    """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
     window: int | None = None
     """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10."""
     include_policy_steps: Literal["none", "autonomous_success"] | None = None
     """Policy steps that are learned from like demonstrations; unset takes what was stored, else none."""
+    from_scratch: bool = False
+    """Start from fresh weights of the policy's architecture, normalised anew: for objectives that only clone. Give it
+    the steps of the base training and of the refinement together, for a fair comparison."""
     beta: float = 0.1
     anchor_weight: float = 1.0
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
@@ -48,17 +62,28 @@ def run_refine(config: Refine) -> bool:
     """Refine; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy.
+        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; an objective
+            with a reference is to start from scratch.
     """
+    import numpy as np
     import torch
 
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
+    from robopref.mixture import Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
+    options = {"anchor_weight": config.anchor_weight, "beta": config.beta, "variant": config.variant}
+    keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
+    objective = get_objective(config.objective, **keep)
+    if config.from_scratch and objective.needs_reference:
+        raise RoboprefError(
+            f"{config.objective} compares with the policy it starts from, so it cannot start from scratch: "
+            f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius)."
+        )
     _refuse_discrete((*config.demos, *config.interactions))
     policy = load_policy(config.policy)
     if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
@@ -84,17 +109,21 @@ def run_refine(config: Refine) -> bool:
             {"rule": rule, "episodes": len(data.episodes), "takeovers": takeovers, "labels": label_counts(labels)},
         )
 
-    options = {"anchor_weight": config.anchor_weight, "beta": config.beta, "variant": config.variant}
-    keep = {"apo": options, "kto": {k: options[k] for k in ("anchor_weight", "beta")}, "bc": {}}[config.objective]
     # Cloning takes what KTO and APO call desirable, in the same proportion of demonstrations to corrections.
-    shares = (2 / 3, 1 / 3, 0.0) if config.objective == "bc" else (0.5, 0.25, 0.25)
+    mixture = Mixture((2 / 3, 1 / 3, 0.0)) if config.objective == "bc" else Mixture()
+    if objective.mixture:
+        mixture = objective.mixture(np.concatenate(labels))
+    recipe = {"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy)}
+    if config.from_scratch:
+        policy = _from_scratch(config, policy, data.episodes, labels, mixture)
+        recipe["from_scratch"] = True
     finished = fit(
         policy,
         policy.observation_keys,
         data,
         labels,
-        get_objective(config.objective, **keep),
-        shares,
+        objective,
+        mixture,
         TrainerConfig(
             steps=config.steps,
             batch_size=config.batch_size,
@@ -105,12 +134,34 @@ def run_refine(config: Refine) -> bool:
         config.out,
         title="refine",
         claim=claim,
-        recipe={"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy)},
+        recipe=recipe,
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished
+
+
+def _from_scratch(
+    config: Refine, policy: Any, episodes: Sequence[Episode], labels: Sequence[NDArray[Any]], mixture: Mixture
+) -> CompactPolicy:
+    """Fresh weights, and the statistics of the steps that are learned from."""
+    import numpy as np
+
+    from robopref.policies.compact import CompactPolicy, untrained_copy
+    from robopref.training.dataset import check_same_kind
+
+    if not isinstance(policy, CompactPolicy):
+        raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
+    check_same_kind(episodes, policy.observation_keys)
+    drawn = [mixture.drawn(steps) for steps in labels]
+    vectors = policy.network.vector_inputs
+    return untrained_copy(
+        policy,
+        {key: np.concatenate([e.observation[key][d] for e, d in zip(episodes, drawn, strict=True)]) for key in vectors},
+        np.concatenate([e.action[d] for e, d in zip(episodes, drawn, strict=True)]),
+        config.seed,
+    )
 
 
 def _refuse_discrete(directories: tuple[Path, ...]) -> None:

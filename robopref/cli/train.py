@@ -43,6 +43,7 @@ def run_train(config: Train) -> bool:
 
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
+    from robopref.mixture import Mixture
     from robopref.objectives import get_objective
     from robopref.policies.compact import build_compact_policy
     from robopref.training.dataset import check_same_kind
@@ -82,7 +83,7 @@ def run_train(config: Train) -> bool:
         data,
         labels,
         get_objective("bc"),
-        (1.0, 0.0, 0.0),
+        Mixture((1.0, 0.0, 0.0)),
         trainer,
         config.out,
         title="train",

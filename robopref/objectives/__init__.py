@@ -10,7 +10,11 @@ from robopref.objectives.base import (
     register_objective,
 )
 from robopref.objectives.bc import bc_loss
+from robopref.objectives.dagger import dagger_mixture
+from robopref.objectives.hg_dagger import hg_dagger_mixture
+from robopref.objectives.iwr import iwr_mixture
 from robopref.objectives.kto import kto_loss
+from robopref.objectives.sirius import sirius_mixture
 
 __all__ = [
     "Objective",
@@ -18,8 +22,12 @@ __all__ = [
     "ObjectiveOutput",
     "apo_loss",
     "bc_loss",
+    "dagger_mixture",
     "get_objective",
+    "hg_dagger_mixture",
+    "iwr_mixture",
     "kto_loss",
     "objective_names",
     "register_objective",
+    "sirius_mixture",
 ]

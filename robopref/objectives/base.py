@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from robopref.errors import RoboprefError
+from robopref.mixture import Mixture
 
 Reduce = Callable[[Tensor], Tensor]
 """The mean of a tensor over all ranks, each of which calls it as often and in the same order."""
@@ -50,13 +52,15 @@ class Objective:
     """A loss with its settings, as the trainer calls it.
 
     ``needs_reference``: whether it compares with a frozen reference; ``own_prefix_kl``: whether a' is to be scored on
-    the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own.
+    the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own; ``mixture``:
+    labels [N] -> what its batches are made of, for objectives that are a way of sampling (else the caller's choice).
     """
 
     name: str
     compute: Callable[[ObjectiveInputs], ObjectiveOutput]
     needs_reference: bool = True
     own_prefix_kl: bool = False
+    mixture: Callable[[NDArray[Any]], Mixture] | None = None
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss of a batch."""

@@ -229,3 +229,15 @@ def build_compact_policy(
     if vectors:
         policy.network.fit_vector_statistics(vectors)
     return policy
+
+
+def untrained_copy(
+    policy: CompactPolicy, observations: Mapping[str, NDArray[Any]], actions: NDArray[Any], seed: int
+) -> CompactPolicy:
+    """A policy of the same architecture with fresh weights, normalised by observations [N, ...] and actions [N, A]."""
+    torch.manual_seed(seed)
+    fresh = CompactPolicy(policy.architecture, NormStats.from_actions(actions), policy.tokenizer, policy.tasks)
+    vectors = [torch.as_tensor(observations[name]) for name in fresh.network.vector_inputs]
+    if vectors:
+        fresh.network.fit_vector_statistics(vectors)
+    return fresh

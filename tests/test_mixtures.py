@@ -1,0 +1,210 @@
+"""The baselines that clone and differ in which steps they draw: each against numbers worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import demonstrations, interactions, right_action
+from test_policies import tiny_policy
+
+from robopref.cli.refine import Refine, run_refine
+from robopref.errors import RoboprefError
+from robopref.labeling import LabelingRule
+from robopref.mixture import Mixture
+from robopref.objectives import (
+    ObjectiveInputs,
+    dagger_mixture,
+    get_objective,
+    hg_dagger_mixture,
+    iwr_mixture,
+    sirius_mixture,
+)
+from robopref.policies.compact import CompactPolicy
+from robopref.sampling import BalancedSampler
+from robopref.store.store import EpisodeStore
+from robopref.training.dataset import StepDataset
+from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
+from robopref.trajectory import Label
+
+CLONING = ("dagger", "hg-dagger", "iwr", "sirius")
+
+
+def labels_of(expert=0, human=0, policy=0, undesirable=0, excluded=0):
+    kinds = [Label.EXPERT, Label.HUMAN, Label.POLICY, Label.UNDESIRABLE, Label.EXCLUDED]
+    return np.random.default_rng(0).permutation(np.repeat(kinds, [expert, human, policy, undesirable, excluded]))
+
+
+def drawn_shares(mixture, labels, batch_size=40, steps=500):
+    sampler = BalancedSampler(labels, batch_size, shares=mixture.shares, buckets=mixture.buckets)
+    drawn = labels[np.concatenate([sampler.batch(step) for step in range(steps)])]
+    return {label.name: float((drawn == label).mean()) for label in Label}
+
+
+LABELS = labels_of(expert=300, human=200, policy=400, undesirable=100, excluded=50)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "expected"),
+    [
+        # Of the 1000 steps that somebody drove, as often as they come.
+        (dagger_mixture, {"EXPERT": 0.3, "HUMAN": 0.2, "POLICY": 0.4, "UNDESIRABLE": 0.1}),
+        # Of the 500 steps that a person drove.
+        (hg_dagger_mixture, {"EXPERT": 0.6, "HUMAN": 0.4}),
+        # Half human; the other half falls on 800 steps: 300/800, 400/800 and 100/800 of it.
+        (iwr_mixture, {"EXPERT": 0.1875, "HUMAN": 0.5, "POLICY": 0.25, "UNDESIRABLE": 0.0625}),
+        # .5, .002, the 300 of 1000 that are demonstrations, and 1 - .5 - .002 - .3 = .198 for the rollouts.
+        (sirius_mixture, {"EXPERT": 0.3, "HUMAN": 0.5, "POLICY": 0.198, "UNDESIRABLE": 0.002}),
+    ],
+)
+def test_what_batches_are_made_of(mixture, expected):
+    found = drawn_shares(mixture(LABELS), LABELS)
+    assert found == pytest.approx({label.name: 0.0 for label in Label} | expected, abs=2e-3)
+
+
+def test_sirius_weights_are_those_of_the_paper():
+    # p*/p: human .5 / .2, pre-intervention .002 / .1, demonstrations 1, rollouts .198 / .4
+    shares = sirius_mixture(LABELS).shares
+    weights = np.array(shares) / [0.2, 0.1, 0.3, 0.4]
+    np.testing.assert_allclose(weights, [2.5, 0.02, 1.0, 0.495])
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ({"expert": 700, "human": 100, "policy": 190, "undesirable": 10}, (0.5, 0.002, 0.498, 0.0)),  # .7 > .498
+        ({"expert": 300, "human": 100, "policy": 600}, (0.5, 0.0, 0.3, 0.2)),
+        ({"expert": 300, "human": 100}, (0.5, 0.0, 0.5, 0.0)),
+        ({"human": 100, "policy": 100}, (0.5, 0.0, 0.0, 0.5)),
+        ({"human": 100}, (1.0, 0.0, 0.0, 0.0)),
+    ],
+)
+def test_sirius_never_weighs_a_class_negatively_or_one_that_is_absent(counts, expected):
+    assert sirius_mixture(labels_of(**counts)).shares == pytest.approx(expected)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(1, 90), min_size=4, max_size=4), st.integers(3, 40), st.integers(1, 3))
+def test_four_buckets_keep_their_shares_too(counts, batch_size, world_size):
+    labels = labels_of(*counts)
+    mixture = sirius_mixture(labels)
+    parts = [
+        BalancedSampler(
+            labels, batch_size, shares=mixture.shares, buckets=mixture.buckets, rank=r, world_size=world_size
+        )
+        for r in range(world_size)
+    ]
+    drawn = np.concatenate([part.batch(step) for step in range(50) for part in parts])
+    counted = np.array([np.isin(labels[drawn], bucket).sum() for bucket in mixture.buckets])
+    assert np.abs(counted - np.array(mixture.shares) * len(drawn)).max() < 1
+
+
+def test_the_streams_of_a_fourth_bucket_are_its_own():
+    labels = np.repeat([Label.EXPERT, Label.HUMAN, Label.UNDESIRABLE, Label.POLICY], 300)
+    sampler = BalancedSampler(
+        labels, 1200, shares=(0.25,) * 4, buckets=[[x] for x in (0, 1, 2, 3)], seed=1,
+    )  # fmt: skip
+    orders = [np.argsort(part) for part in np.split(sampler.batch(0), 4)]
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("name", CLONING)
+def test_the_loss_clones_whatever_is_drawn(name):
+    # Tokens 1, 2 and 3, 4 nats: their mean is 2.5, the undesirable sample included.
+    logps = torch.tensor([[-1.0, -2.0, 0.0], [-3.0, -4.0, 0.0]])
+    objective = get_objective(name)
+    out = objective(ObjectiveInputs(logps, torch.tensor([True, False]), torch.zeros(2)))
+    assert out.loss.item() == pytest.approx(2.5)
+    assert not objective.needs_reference
+
+
+def test_an_absent_class_is_named():
+    with pytest.raises(RoboprefError, match="no HUMAN samples"):
+        BalancedSampler(labels_of(expert=9), 4, shares=(0.5, 0.5), buckets=iwr_mixture(LABELS).buckets)
+
+
+@pytest.mark.parametrize("name", CLONING)
+def test_through_the_trainer(name):
+    # The policy's recorded actions oppose the right ones: who clones fewer of them ends nearer to the right ones.
+    policy = tiny_policy()
+    episodes = demonstrations() + interactions()
+    labels = [LabelingRule(window=5).apply(e) for e in episodes]
+    dataset = StepDataset(episodes, labels, policy, policy.observation_keys)
+    objective = get_objective(name)
+    mixture = objective.mixture(dataset.labels)
+    curve = {}
+    trainer = Trainer(
+        policy,
+        dataset,
+        BalancedSampler(dataset.labels, 32, shares=mixture.shares, buckets=mixture.buckets),
+        objective,
+        TrainerConfig(steps=300, batch_size=32, learning_rate=5e-3, log_every=1, precision="fp32"),
+        accelerator=make_accelerator("fp32", "cpu"),
+        log=lambda metrics, step: curve.__setitem__(step, metrics),
+    )
+    assert trainer.run()
+    assert len(curve) == 300
+    assert curve[300]["loss"] < curve[1]["loss"]
+    taught = np.isin(dataset.labels, [Label.EXPERT, Label.HUMAN])
+    right = np.concatenate([right_action(e.observation["state"]) for e in episodes])[taught]
+    samples = dataset.gather(np.flatnonzero(taught))
+    error = np.abs(policy.act(samples.observations, samples.instructions) - right).mean()
+    # A coin's is .5; DAgger clones the wrong actions too.
+    assert error < (0.45 if name == "dagger" else 0.3)
+    shares = np.mean([m.get("shares/human", 0) for m in curve.values()])
+    assert shares == pytest.approx({"dagger": 0.2045, "hg-dagger": 0.3103, "iwr": 0.5, "sirius": 0.5}[name], abs=0.03)
+
+
+# --- robopref refine
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recorded")
+    for name, episodes in (("demos", demonstrations(2)), ("interactions", interactions(2))):
+        store = EpisodeStore.create_or_open(root / name)
+        for episode in episodes:
+            store.add(episode)
+    tiny_policy(seed=5).save(root / "base")
+    return root
+
+
+def refine(recorded, out, objective, **options):
+    return run_refine(
+        Refine(
+            str(recorded / "base"), (recorded / "demos",), (recorded / "interactions",), out, objective,
+            steps=6, batch_size=8, device="cpu", wandb="disabled", **options,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", CLONING)
+def test_every_baseline_refines_and_takes_the_same_number_of_steps(recorded, tmp_path, objective):
+    assert refine(recorded, tmp_path / "r", objective)
+    rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 6
+    assert CompactPolicy.load(tmp_path / "r" / "policy")
+
+
+def test_from_scratch_keeps_nothing_of_the_base_but_its_architecture(recorded, tmp_path):
+    assert refine(recorded, tmp_path / "r", "bc", from_scratch=True)
+    base, fresh = CompactPolicy.load(recorded / "base"), CompactPolicy.load(tmp_path / "r" / "policy")
+    assert fresh.architecture == base.architecture
+    # Normalised by what is cloned: half a unit either way, not the base's -1..1.
+    assert fresh.norm_stats.to_json() != base.norm_stats.to_json()
+    # Six small steps move a weight by a few thousandths; other random weights are elsewhere.
+    moved = [(a - b).abs().max() for a, b in zip(base.parameters(), fresh.parameters(), strict=True) if a.ndim > 1]
+    assert max(moved) > 0.1
+
+
+def test_from_scratch_needs_an_objective_without_a_reference(recorded, tmp_path):
+    with pytest.raises(RoboprefError, match="apo compares with the policy it starts from"):
+        refine(recorded, tmp_path / "r", "apo", from_scratch=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_steps_that_are_drawn():
+    mixture = Mixture((0.5, 0.5, 0.0))
+    assert mixture.drawn(np.array([3, 2, 0, 1, 4])).tolist() == [True, True, False, False, False]
