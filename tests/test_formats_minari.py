@@ -1,13 +1,18 @@
 """Minari data sets out and in, read with minari itself and made with its collector."""
 
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minari.data_collector import EpisodeBuffer
 from synthetic import episode
 
 from robopref.errors import RoboprefError
@@ -15,9 +20,10 @@ from robopref.store import EpisodeStore
 from robopref.store.formats.base import ConversionOptions
 from robopref.store.formats.minari_export import export_minari
 from robopref.store.formats.minari_import import import_minari
-from robopref.trajectory import Actor
+from robopref.trajectory import Actor, Outcome
 
 POLICY, HUMAN, EXPERT, HOLD = Actor.POLICY, Actor.HUMAN, Actor.EXPERT, Actor.HOLD
+OPTIONS = ConversionOptions()
 ACTORS = [POLICY, POLICY, HUMAN, HOLD, HUMAN, POLICY]
 
 
@@ -117,3 +123,225 @@ def test_append_adds_what_is_missing(tmp_path):
         export_minari(other, tmp_path / "out", ConversionOptions(append=True))
     assert len(minari.MinariDataset(tmp_path / "out/data")) == 2
     assert not list(tmp_path.glob(".*partial"))
+
+
+def test_a_target_may_be_a_relative_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = stored(tmp_path / "store", episode(ACTORS))
+    export_minari(store, Path("out"), ConversionOptions())
+    assert len(minari.MinariDataset("out/data")) == 1
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_what_was_finished_stays_when_an_export_is_stopped(tmp_path, append):
+    store = stored(tmp_path / "store", *[episode(ACTORS, seed) for seed in range(3)])
+    if append:
+        export_minari(stored(tmp_path / "first", episode(ACTORS, 9, episode_id="a")), tmp_path / "out", OPTIONS)
+
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_minari(store, tmp_path / "out", ConversionOptions(progress=stop, append=append))
+    assert len(minari.MinariDataset(tmp_path / "out/data")) == 2 + append
+    assert export_minari(store, tmp_path / "out", ConversionOptions(append=True)).episodes == 1
+    back = EpisodeStore.create_or_open(tmp_path / "back")
+    import_minari(tmp_path / "out", back, OPTIONS)
+    assert files(store).items() <= files(back).items()
+    assert not list(tmp_path.glob(".*partial"))
+
+
+def test_what_dies_while_writing_or_moving_leaves_a_readable_data_set(tmp_path):
+    store = stored(tmp_path / "store", episode(ACTORS))
+    beside = tmp_path / ".out.partial/data"
+    beside.mkdir(parents=True)
+    (beside / "main_data.hdf5").write_bytes(b"half")
+    export_minari(store, tmp_path / "out", OPTIONS)
+    old = (tmp_path / "out/data/metadata.json").read_bytes()
+    stored(tmp_path / "store", episode(ACTORS, 5, episode_id="more"))
+    export_minari(store, tmp_path / "out", ConversionOptions(append=True))
+    (tmp_path / "out/data/metadata.json").write_bytes(old)  # the data were moved, the metadata not yet
+    assert len(minari.MinariDataset(tmp_path / "out/data")) == 1
+    assert export_minari(store, tmp_path / "out", ConversionOptions(append=True)).episodes == 1
+    dataset = minari.MinariDataset(tmp_path / "out/data")
+    assert (len(dataset), dataset.total_steps, len(list(dataset))) == (2, 12, 2)
+
+
+def foreign(tmp_path, monkeypatch, buffers, name="there/foreign-v0", **keywords):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of authors and links that are not given
+        minari.create_dataset_from_buffers(name, buffers, **keywords)
+    return tmp_path / "datasets" / name
+
+
+def played(environment, seed):
+    """An episode of an environment with random actions."""
+    observation, _ = environment.reset(seed=seed)
+    environment.action_space.seed(seed)
+    seen, acted, rewarded, ended, cut = [observation], [], [], [], []
+    while not (ended and (ended[-1] or cut[-1])):
+        acted.append(environment.action_space.sample())
+        observation, reward, terminated, truncated, _ = environment.step(acted[-1])
+        seen.append(observation)
+        rewarded.append(reward)
+        ended.append(terminated)
+        cut.append(truncated)
+    return EpisodeBuffer(
+        seed=seed, observations=seen, actions=acted, rewards=rewarded, terminations=ended, truncations=cut
+    )
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_a_data_set_of_an_environment(tmp_path, monkeypatch, name):
+    environment = gym.make(name, max_episode_steps=12)
+    buffers = [played(environment, seed) for seed in range(3)]
+    path = foreign(tmp_path, monkeypatch, buffers, env=environment)
+    store = EpisodeStore.create_or_open(tmp_path / "store")
+    told = import_minari(path, store, ConversionOptions())
+    assert store.verify() == []
+    assert told.episodes == 3
+    for one, buffer in zip(store, buffers, strict=True):
+        assert np.array_equal(one.observation["state"], buffer.observations[:-1])
+        assert np.array_equal(one.final_observation["state"], buffer.observations[-1])
+        assert np.array_equal(one.action, buffer.actions)
+        assert np.array_equal(one.reward, buffer.rewards)
+        assert set(one.actor) == {EXPERT}
+        assert np.array_equal(np.diff(one.t_monotonic_ns), [50_000_000] * (len(one) - 1))
+        assert (one.info.task, one.info.seed, one.info.outcome) == (name, buffer.seed, Outcome.ABORTED)
+    said = " ".join(told.invented)
+    assert all(word in said for word in ("EXPERT", "20 steps per second", "outcome"))
+    with pytest.raises(RoboprefError, match="already has it"):
+        import_minari(path, store, ConversionOptions())
+    assert len(import_minari(path, store, ConversionOptions(append=True)).skipped) == 3
+    quick = EpisodeStore.create_or_open(tmp_path / "quick")
+    import_minari(path, quick, ConversionOptions(fps=100, task="other"))
+    assert next(iter(quick)).info.task == "other"
+    assert next(iter(quick)).t_monotonic_ns[1] == 10_000_000
+
+
+def buffer_of(observations, length=4, **changed):
+    values = {
+        "actions": np.arange(length) % 3 + 5,
+        "rewards": np.arange(length) == length - 1,
+        "terminations": np.arange(length) == length - 1,
+        "truncations": np.zeros(length, bool),
+    }
+    return EpisodeBuffer(observations=observations, **values | changed)
+
+
+NESTED = spaces.Dict(
+    {
+        "arm": spaces.Dict({"joints": spaces.Box(-1, 1, (3,), np.float64), "mode": spaces.Discrete(4)}),
+        "pair": spaces.Tuple([spaces.Box(0, 255, (2,), np.uint8), spaces.MultiBinary(3)]),
+    }
+)
+
+
+def nested(length=5):
+    return {
+        "arm": {"joints": np.linspace(-1, 1, 3 * length).reshape(length, 3), "mode": np.arange(length) % 4},
+        "pair": (np.full((length, 2), 7, np.uint8), np.ones((length, 3), np.int8)),
+    }
+
+
+def test_nested_observations_numbered_actions_and_successes(tmp_path, monkeypatch):
+    buffers = [
+        buffer_of(nested(), infos={"is_success": [False, False, False, True, False], "energy": np.arange(5.0)}),
+        buffer_of(nested(), infos={"is_success": [True, False, False, False, False], "energy": np.arange(5.0)}),
+        buffer_of(nested()),
+        buffer_of(nested(), rewards=np.ones(4)),
+    ]
+    spaces_given = {"observation_space": NESTED, "action_space": spaces.Discrete(3, start=5)}
+    path = foreign(tmp_path, monkeypatch, buffers, **spaces_given)
+    store = EpisodeStore.create_or_open(tmp_path / "store")
+    told = import_minari(path, store, ConversionOptions())
+    assert store.verify() == []
+    episodes = list(store)
+    assert sorted(episodes[0].observation) == ["arm/joints", "arm/mode", "pair/0", "pair/1"]
+    assert np.array_equal(episodes[0].observation["arm/joints"], nested()["arm"]["joints"][:4])
+    assert np.array_equal(episodes[0].observation["pair/0"], nested()["pair"][0][:4])
+    assert episodes[0].action.tolist() == [0, 1, 2, 0]
+    assert [one.info.outcome for one in episodes] == [
+        Outcome.SUCCESS,
+        Outcome.FAILURE,  # what held before the first action is of no step
+        Outcome.SUCCESS,
+        Outcome.ABORTED,
+    ]
+    assert episodes[0].success.tolist() == [False, False, True, False]
+    assert episodes[2].success.tolist() == [False, False, False, True]
+    assert any("not from 5" in line for line in told.invented)
+    assert any("infos/energy" in line for line in told.lost)
+
+
+def test_spaces_that_are_no_arrays_are_refused_by_name(tmp_path, monkeypatch):
+    space = spaces.Dict({"arm": spaces.Dict({"said": spaces.Text(5)})})
+    buffer = buffer_of({"arm": {"said": ["a"] * 5}})
+    path = foreign(tmp_path, monkeypatch, [buffer], observation_space=space, action_space=spaces.Discrete(3, start=5))
+    store = EpisodeStore.create_or_open(tmp_path / "store")
+    with pytest.raises(RoboprefError, match="observations/arm/said is a Text space"):
+        import_minari(path, store, ConversionOptions())
+    actions = {"a": np.zeros((4, 1), np.float32)}
+    space = {"observation_space": NESTED, "action_space": spaces.Dict({"a": spaces.Box(0, 1, (1,))})}
+    path = foreign(tmp_path, monkeypatch, [buffer_of(nested(), actions=actions)], "there/other-v0", **space)
+    with pytest.raises(RoboprefError, match="one array of actions"):
+        import_minari(path, store, ConversionOptions())
+    assert len(store) == 0
+
+
+def truncate(data):
+    file = data / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def lose_a_column(data):
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        del file["episode_1/infos/actor"]
+
+
+def lose_an_episode(data):
+    with h5py.File(data / "main_data.hdf5", "a") as file:
+        del file["episode_1"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda data: (data / "metadata.json").unlink(), "no Minari data set"),
+        (lambda data: (data / "metadata.json").write_text("{"), "metadata.json cannot be read"),
+        (lambda data: (data / "metadata.json").write_text("{}"), "does not tell the spaces"),
+        (lambda data: (data / "main_data.hdf5").unlink(), "cannot be read"),
+        (truncate, "cannot be read"),
+        (lose_a_column, "episode 1: infos lack 'actor'"),
+        (lose_an_episode, "episode 1: .* cannot be read"),
+    ],
+)
+def test_damage_is_said_where_it_is(tmp_path, damage, said):
+    export_minari(stored(tmp_path / "store", episode(ACTORS), episode(ACTORS, 2)), tmp_path / "out", OPTIONS)
+    damage(tmp_path / "out/data")
+    with pytest.raises(RoboprefError, match=said):
+        import_minari(tmp_path / "out", EpisodeStore.create_or_open(tmp_path / "back"), OPTIONS)
+
+
+def test_names_that_would_be_one_place_are_refused(tmp_path):
+    one = episode(ACTORS)
+    inside = {**one.observation, "state/inner": one.observation["state"]}
+    store = stored(tmp_path / "store", replace(one, observation=inside, final_observation={}))
+    with pytest.raises(RoboprefError, match="state/inner"):
+        export_minari(store, tmp_path / "out", OPTIONS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_long_information_and_data_sets_that_minari_combined(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    first = stored(tmp_path / "first", episode(ACTORS, extra={"long": "x" * 100_000}))
+    second = stored(tmp_path / "second", episode(ACTORS, 2, episode_id="other"))
+    (tmp_path / "datasets").mkdir()
+    for number, store in enumerate((first, second)):
+        export_minari(store, tmp_path / f"out{number}", OPTIONS)
+    parts = [minari.MinariDataset(tmp_path / f"out{number}/data") for number in range(2)]
+    minari.combine_datasets(parts, "both-v0")
+    back = EpisodeStore.create_or_open(tmp_path / "back")
+    import_minari(tmp_path / "datasets/both-v0", back, OPTIONS)
+    assert files(back) == files(first) | files(second)

@@ -45,7 +45,8 @@ def export_minari(store: EpisodeStore, path: Path, options: ConversionOptions) -
     skipped = tuple(f"{episode_id}: {path} has it already." for episode_id in ids if episode_id in known)
     if not new:
         return Conversion(0, 0, skipped=skipped)
-    beside = path.with_name(f".{path.name}.partial")
+    # Absolute, since minari cannot tell the size of a data set at a relative path.
+    beside = path.resolve().with_name(f".{path.resolve().name}.partial")
     try:
         shutil.rmtree(beside, ignore_errors=True)
         target = None
