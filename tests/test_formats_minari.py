@@ -1,5 +1,6 @@
 """Minari data sets out and in, read with minari itself and made with its collector."""
 
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -345,3 +346,26 @@ def test_long_information_and_data_sets_that_minari_combined(tmp_path, monkeypat
     back = EpisodeStore.create_or_open(tmp_path / "back")
     import_minari(tmp_path / "datasets/both-v0", back, OPTIONS)
     assert files(back) == files(first) | files(second)
+
+
+@pytest.mark.parametrize("package", ["minari", "PIL"])
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch, package):
+    store = stored(tmp_path / "store", episode(ACTORS))
+    export_minari(store, tmp_path / "out", OPTIONS)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(RoboprefError, match=r"pip install .minari\[hdf5\]>=0.5.4. pillow"):
+        import_minari(tmp_path / "out", store, OPTIONS)
+    with pytest.raises(RoboprefError, match="pip install"):
+        export_minari(store, tmp_path / "other", OPTIONS)
+    assert not (tmp_path / "other").exists()
+
+
+def test_only_hdf5_is_appended_to_but_arrow_is_read(tmp_path, monkeypatch):
+    buffers = [buffer_of(nested()["arm"])]
+    given = {"observation_space": NESTED["arm"], "action_space": spaces.Discrete(8), "data_format": "arrow"}
+    path = foreign(tmp_path, monkeypatch, buffers, **given)
+    store = EpisodeStore.create_or_open(tmp_path / "store")
+    assert import_minari(path, store, OPTIONS).steps == 4
+    assert np.array_equal(next(iter(store)).observation["joints"], nested()["arm"]["joints"][:4])
+    with pytest.raises(RoboprefError, match="not kept as HDF5"):
+        export_minari(store, path, ConversionOptions(append=True))

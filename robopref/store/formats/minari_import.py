@@ -56,12 +56,14 @@ def own_episode_ids(path: Path) -> Iterator[str]:
     """The ids of the episodes that exports of ours put in a data set.
 
     Raises:
-        RoboprefError: the path is no Minari data set, or damaged.
+        RoboprefError: the path is no Minari data set, one that is not kept as HDF5, or damaged.
     """
     import h5py
 
     file_path = layout.data_folder(path) / layout.MAIN
     total = _Source(path, ConversionOptions()).total
+    if not file_path.exists():
+        raise RoboprefError(f"{path} is not kept as HDF5, which is all that is appended to: export to another path.")
     with _reading(str(file_path)), h5py.File(file_path, "r") as file:
         for index in range(total):
             infos = file[f"episode_{index}"].get("infos", {})

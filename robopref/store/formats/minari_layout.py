@@ -39,7 +39,7 @@ def load_minari() -> Any:
     except ImportError as error:
         raise RoboprefError(
             f"Minari data sets need minari, h5py and Pillow ({error}): install them with "
-            '`pip install "minari[hdf5]>=0.5.4"`.'
+            '`pip install "minari[hdf5]>=0.5.4" pillow`.'
         ) from error
     return minari
 
