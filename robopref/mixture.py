@@ -13,6 +13,8 @@ from robopref.trajectory import Label
 BUCKETS = (Label.EXPERT, Label.HUMAN, Label.UNDESIRABLE)
 DEFAULT_SHARES = (0.5, 0.25, 0.25)
 """Shares of the buckets in the APO paper: half demonstrations, a quarter each human and undesirable."""
+DESIRABLE_SHARES = (2 / 3, 1 / 3, 0.0)
+"""What is left of them without the undesirable steps."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from robopref.policies.compact import CompactPolicy
     from robopref.trajectory import Episode
 
-_SETTINGS = {"apo": ("anchor_weight", "beta", "variant"), "kto": ("anchor_weight", "beta")}
+_SETTINGS = {
+    "apo": ("anchor_weight", "beta", "variant"),
+    "kto": ("anchor_weight", "beta"),
+    "dpo": ("anchor_weight", "beta"),
+}
 """Which of the command's options an objective has; the others have none."""
 
 
@@ -33,7 +37,7 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius"] = "apo"
+    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo"] = "apo"
     """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
@@ -70,7 +74,7 @@ def run_refine(config: Refine) -> bool:
 
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
-    from robopref.mixture import Mixture
+    from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
     from robopref.training.trainer import TrainerConfig
@@ -110,7 +114,7 @@ def run_refine(config: Refine) -> bool:
         )
 
     # Cloning takes what KTO and APO call desirable, in the same proportion of demonstrations to corrections.
-    mixture = Mixture((2 / 3, 1 / 3, 0.0)) if config.objective == "bc" else Mixture()
+    mixture = Mixture(DESIRABLE_SHARES) if config.objective == "bc" else Mixture()
     if objective.mixture:
         mixture = objective.mixture(np.concatenate(labels))
     recipe = {"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy)}

@@ -11,6 +11,7 @@ from robopref.objectives.base import (
 )
 from robopref.objectives.bc import bc_loss
 from robopref.objectives.dagger import dagger_mixture
+from robopref.objectives.dpo import dpo_loss
 from robopref.objectives.hg_dagger import hg_dagger_mixture
 from robopref.objectives.iwr import iwr_mixture
 from robopref.objectives.kto import kto_loss
@@ -23,6 +24,7 @@ __all__ = [
     "apo_loss",
     "bc_loss",
     "dagger_mixture",
+    "dpo_loss",
     "get_objective",
     "hg_dagger_mixture",
     "iwr_mixture",

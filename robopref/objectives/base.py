@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -24,8 +24,8 @@ class ObjectiveInputs:
     """One batch of B samples as an objective sees it.
 
     Log-probabilities are per token, [B, L], zeros where masked; the last column is the stop token's. The ``kl`` pair
-    scores the mismatched action a' that estimates the KL term. The reference's and the KL pair's are ``None`` for
-    objectives without a reference.
+    scores the mismatched action a' that estimates the KL term, the ``rejected`` pair the action that the labelled one
+    is preferred to. The reference's and the pairs' are ``None`` for objectives that do not ask for them.
     """
 
     policy_logps: Tensor
@@ -34,6 +34,8 @@ class ObjectiveInputs:
     reference_logps: Tensor | None = None
     policy_kl_logps: Tensor | None = None
     reference_kl_logps: Tensor | None = None
+    policy_rejected_logps: Tensor | None = None
+    reference_rejected_logps: Tensor | None = None
     reduce: Reduce | None = None
 
 
@@ -53,7 +55,9 @@ class Objective:
 
     ``needs_reference``: whether it compares with a frozen reference; ``own_prefix_kl``: whether a' is to be scored on
     the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own; ``mixture``:
-    labels [N] -> what its batches are made of, for objectives that are a way of sampling (else the caller's choice).
+    labels [N] -> what its batches are made of, for objectives that are a way of sampling (else the caller's choice);
+    ``contrast``: the second action that is scored at each observation when there is a reference: a mismatched one for
+    the KL estimate, the rejected one of a pair (with gradients), or none.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Objective:
     needs_reference: bool = True
     own_prefix_kl: bool = False
     mixture: Callable[[NDArray[Any]], Mixture] | None = None
+    contrast: Literal["mismatched", "rejected", "none"] = "mismatched"
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss of a batch."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.protocols import TokenPolicy
-from robopref.trajectory import Episode
+from robopref.trajectory import Episode, Label
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,19 @@ class StepDataset:
         self.episode = np.repeat(np.arange(len(episodes)), lengths)
         self.step = np.concatenate([np.arange(n) for n in lengths])
         self.labels: NDArray[np.int64] = np.concatenate([np.asarray(x) for x in labels]).astype(np.int64)
-        actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
-        self.tokens = policy.tokenizer.encode(policy.norm_stats.normalize(actions))
-        # Compared with what the greedy tokens decode to, hence in normalised units.
-        self.normalized_actions = np.clip(policy.norm_stats.normalize(actions), -1, 1)
         if len(self.labels) != len(self.step):
             raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")
+        actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
+        self.tokens = policy.tokenizer.encode(policy.norm_stats.normalize(actions))
+        proposals = np.concatenate([np.asarray(episode.policy_action) for episode in episodes])
+        self.has_pair: NDArray[np.bool_] = (self.labels == Label.HUMAN) & np.isfinite(proposals).all(axis=1)
+        """Steps [N] at which the human acted and the policy's own proposal is known."""
+        self.rejected_tokens = np.zeros_like(self.tokens)
+        self.rejected_tokens[self.has_pair] = policy.tokenizer.encode(
+            policy.norm_stats.normalize(proposals[self.has_pair])
+        )
+        # Compared with what the greedy tokens decode to, hence in normalised units.
+        self.normalized_actions = np.clip(policy.norm_stats.normalize(actions), -1, 1)
 
     def __len__(self) -> int:
         return len(self.step)

@@ -18,7 +18,7 @@ from robopref.objectives.base import Objective, ObjectiveInputs
 from robopref.sampling import BalancedSampler
 from robopref.training.augmentation import shift_images
 from robopref.training.dataset import Samples, StepDataset
-from robopref.training.forward import TrainingForward
+from robopref.training.forward import TrainingForward, sample_action_tokens
 from robopref.training.state import load_state, save_state
 from robopref.trajectory import Label
 
@@ -179,11 +179,21 @@ class Trainer:
         device = self.accelerator.device
         tokens = torch.as_tensor(samples.tokens, device=device)
         partner = None
-        if self.objective.needs_reference:
+        rejecting = self.objective.needs_reference and self.objective.contrast == "rejected"
+        if rejecting:
+            partner = self._rejected(indices, samples).to(device)
+        elif self.objective.needs_reference and self.objective.contrast == "mismatched":
             # The public trainer's a' is the next row of the batch; ours does not depend on the batch (methods of APO).
             partners = np.roll(indices, -1) if self.objective.own_prefix_kl else self.sampler.partner(indices)
             partner = torch.as_tensor(self.dataset.tokens[partners], device=device)
-        arguments = (samples.observations, samples.instructions, tokens, partner, self.objective.own_prefix_kl)
+        arguments = (
+            samples.observations,
+            samples.instructions,
+            tokens,
+            partner,
+            self.objective.own_prefix_kl,
+            rejecting,
+        )
         with self.accelerator.autocast():
             outputs = self.forward(*arguments)
             reference = None
@@ -196,12 +206,25 @@ class Trainer:
         return ObjectiveInputs(
             policy_logps=outputs.logps,
             reference_logps=None if reference is None else reference.logps,
-            policy_kl_logps=outputs.kl_logps,
-            reference_kl_logps=None if reference is None else reference.kl_logps,
+            **_second_action(outputs.kl_logps, None if reference is None else reference.kl_logps, rejecting),
             desirable=desirable,
             action_error=self._action_error(outputs.greedy_tokens, indices),
             reduce=self._reduce if self.accelerator.num_processes > 1 else None,
         ), labels
+
+    def _rejected(self, indices: np.ndarray[Any, Any], samples: Samples) -> Tensor:
+        """Rejected action tokens [B, A]: the policy's recorded proposal where the human acted, else a sample of it."""
+        rejected = torch.as_tensor(self.dataset.rejected_tokens[indices])
+        paired = torch.as_tensor(self.dataset.has_pair[indices])
+        if paired.all():
+            return rejected
+        seed = np.random.SeedSequence((self.config.seed, 2, self.step, self.accelerator.process_index))
+        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
+        with self.policy.reference():
+            sampled = sample_action_tokens(
+                self.policy, samples.observations, samples.instructions, rejected.shape[1], generator
+            )
+        return torch.where(paired[:, None], rejected, sampled)
 
     def _augmented(self, samples: Samples) -> Samples:
         generator = np.random.default_rng((self.config.seed, 1, self.step, self.accelerator.process_index))
@@ -227,6 +250,11 @@ class Trainer:
     def _set_learning_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
+
+
+def _second_action(policy: Tensor | None, reference: Tensor | None, rejecting: bool) -> dict[str, Tensor | None]:
+    kind = "rejected" if rejecting else "kl"
+    return {f"policy_{kind}_logps": policy, f"reference_{kind}_logps": reference}
 
 
 def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerator:

@@ -1,0 +1,28 @@
+"""What the objectives on pairs share: the Bradley-Terry term, and the metrics by TRL's names."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def bradley_terry(chosen_ratio: Tensor, rejected_ratio: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta (chosen - rejected)) [P] of log ratios [P] of pairs."""
+    return torch.nn.functional.softplus(-beta * (chosen_ratio - rejected_ratio))
+
+
+def pair_metrics(
+    chosen_logps: Tensor, rejected_logps: Tensor, chosen_ratio: Tensor, rejected_ratio: Tensor, beta: float
+) -> dict[str, float]:
+    """Metrics by TRL's names from summed log-probabilities and log ratios [P]; rewards are beta times the ratio.
+
+    ``rewards/accuracies`` is the share of pairs whose margin is positive.
+    """
+    margin = chosen_ratio - rejected_ratio
+    means = torch.stack(
+        [beta * chosen_ratio, beta * rejected_ratio, beta * margin, (margin > 0).to(margin.dtype), chosen_logps,
+         rejected_logps]
+    ).detach().mean(dim=1).tolist()  # fmt: skip
+    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen",
+             "logps/rejected")  # fmt: skip
+    return dict(zip(names, means, strict=True))

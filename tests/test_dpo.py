@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from preference_batches import Batch, batches, on_ranks, random_batch
+from synthetic import demonstrations, interactions
+from test_policies import tiny_policy
+from torch import Tensor
+
+from robopref.errors import RoboprefError
+from robopref.labeling import LabelingRule
+from robopref.objectives import ObjectiveInputs, dpo_loss, get_objective
+from robopref.sampling import BalancedSampler
+from robopref.training.dataset import StepDataset
+from robopref.training.forward import sample_action_tokens
+from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
+from robopref.trajectory import Label
+
+
+def pairs(batch: Batch) -> tuple[Tensor, ...]:
+    return batch.policy, batch.reference, batch.policy_kl, batch.reference_kl
+
+
+def test_by_hand() -> None:
+    # Ratios chosen (1, -1), rejected (.5, 1): h = .5 and -2; beta = 1:
+    # log(1 + e^-.5) = .474077, log(1 + e^2) = 2.126928, mean 1.300503
+    zero = torch.zeros(2, 1, dtype=torch.float64)
+    chosen = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
+    rejected = torch.tensor([[0.5], [1.0]], dtype=torch.float64)
+    out = dpo_loss(chosen, zero, rejected, zero, beta=1.0)
+    assert out.per_sample.tolist() == pytest.approx([0.474077, 2.126928], abs=1e-6)
+    assert out.loss.item() == pytest.approx(1.300503, abs=1e-6)
+    assert out.metrics["rewards/margins"] == pytest.approx(-0.75)
+    assert out.metrics["rewards/accuracies"] == 0.5
+    assert out.metrics["logps/rejected"] == 0.75
+
+
+@settings(deadline=None, max_examples=30)
+@given(batch=batches())
+def test_equals_the_formula(batch: Batch) -> None:
+    out = dpo_loss(*pairs(batch), beta=0.3)
+    chosen, reference, rejected, reference_rejected = (t.sum(1).tolist() for t in pairs(batch))
+    losses = [
+        math.log1p(math.exp(-0.3 * ((w - wr) - (r - rr))))
+        for w, wr, r, rr in zip(chosen, reference, rejected, reference_rejected, strict=True)
+    ]
+    assert out.per_sample.tolist() == pytest.approx(losses, abs=1e-6)
+    assert out.loss.item() == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+
+
+def test_gradients_raise_the_chosen_and_lower_the_rejected() -> None:
+    batch = random_batch([True, False, True], 3, seed=6)
+    tables = [t.clone().requires_grad_() for t in pairs(batch)]
+    dpo_loss(*tables).loss.backward()
+    chosen, reference, rejected, reference_rejected = (t.grad for t in tables)
+    assert chosen is not None
+    assert rejected is not None
+    assert (chosen < 0).all()
+    torch.testing.assert_close(rejected, -chosen)
+    assert reference is None
+    assert reference_rejected is None
+
+
+def test_two_ranks_are_the_whole_batch_and_the_anchor_is_the_chosen_nll() -> None:
+    whole = random_batch([True] * 6, 4, seed=3)
+    expected = dpo_loss(*pairs(whole), anchor_weight=0.5)
+    plain = dpo_loss(*pairs(whole)).loss
+    assert (expected.loss - plain).item() == pytest.approx(-0.5 * whole.policy.mean().item())
+    halves = [whole[:3], whole[3:]]
+
+    def work(rank: int, reduce: Any) -> Any:
+        return dpo_loss(*pairs(halves[rank]), anchor_weight=0.5, reduce=reduce)
+
+    torch.testing.assert_close(torch.stack([o.loss for o in on_ranks(2, work)]).mean(), expected.loss)
+
+
+def test_bad_input() -> None:
+    good = pairs(random_batch([True, False], 3))
+    with pytest.raises(RoboprefError, match="policy_rejected_logps has shape"):
+        dpo_loss(good[0], good[1], good[2][:, :1], good[3])
+    with pytest.raises(RoboprefError, match="beta"):
+        get_objective("dpo", beta=0.0)
+    with pytest.raises(RoboprefError, match="missing"):
+        get_objective("dpo")(ObjectiveInputs(good[0], torch.tensor([True, False]), torch.zeros(2)))
+
+
+# --- pairs
+
+
+def make_dataset() -> tuple[Any, StepDataset]:
+    policy = tiny_policy()
+    episodes = demonstrations() + interactions()
+    labels = [LabelingRule(window=5).apply(e) for e in episodes]
+    return policy, StepDataset(episodes, labels, policy, policy.observation_keys)
+
+
+def test_pairs_are_the_human_steps_with_the_policys_proposal() -> None:
+    policy, dataset = make_dataset()
+    np.testing.assert_array_equal(dataset.has_pair, dataset.labels == Label.HUMAN)
+    # The synthetic policy proposes the opposite of what the human does.
+    proposed = policy.tokenizer.decode(dataset.rejected_tokens[dataset.has_pair])
+    done = dataset.normalized_actions[dataset.has_pair]
+    np.testing.assert_allclose(proposed[:, :3], -done[:, :3], atol=1 / 100)
+    assert (dataset.rejected_tokens[~dataset.has_pair] == 0).all()
+
+
+def test_negatives_are_sampled_from_the_policys_own_distribution() -> None:
+    policy = tiny_policy()
+    with torch.no_grad():  # all mass on two neighbouring bins, three to one
+        policy.network.head_bias[:, 40] += 60 + math.log(3)
+        policy.network.head_bias[:, 41] += 60
+    observations = {"state": np.zeros((2000, 5), dtype=np.float32)}
+    tokens = sample_action_tokens(policy, observations, ["reach"] * 2000, 4, torch.Generator().manual_seed(0))
+    assert set(tokens.unique().tolist()) == {41, 42}
+    assert (tokens[:, 1] == 41).float().mean().item() == pytest.approx(0.75, abs=0.15)
+    again = sample_action_tokens(policy, observations, ["reach"] * 2000, 4, torch.Generator().manual_seed(0))
+    assert torch.equal(tokens, again)
+
+
+def test_through_the_trainer() -> None:
+    policy, dataset = make_dataset()
+    objective = get_objective("dpo", beta=0.5)
+    mixture = objective.mixture(dataset.labels)  # type: ignore[misc]
+    curve: dict[int, Any] = {}
+    trainer = Trainer(
+        policy,
+        dataset,
+        BalancedSampler(dataset.labels, 24, shares=mixture.shares, buckets=mixture.buckets),
+        objective,
+        TrainerConfig(steps=60, batch_size=24, learning_rate=3e-3, log_every=1, precision="fp32"),
+        accelerator=make_accelerator("fp32", "cpu"),
+        log=lambda metrics, step: curve.__setitem__(step, metrics),
+    )
+    assert trainer.run()
+    assert len(curve) == 60
+    assert curve[1]["loss"] == pytest.approx(math.log(2), abs=1e-6)  # policy and reference start alike
+    assert curve[60]["rewards/margins"] > 0.5
+    assert curve[60]["shares/human"] == pytest.approx(1 / 3)
