@@ -29,7 +29,7 @@ class DataConvert:
     """A data directory, or recordings of another tool; which is detected."""
     target: tyro.conf.Positional[Path]
     """What to make."""
-    to: Literal["lerobot", "robopref"] | None = None
+    to: Literal["lerobot", "robomimic", "minari", "robopref"] | None = None
     """Format of the target; unset: lerobot for a data directory, else robopref."""
     images: Literal["png", "video"] = "png"
     """How the target holds images. From one data directory to another, video makes a twin that takes less room."""

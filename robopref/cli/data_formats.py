@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,12 +50,49 @@ def _minari_import() -> Import:
     return import_minari
 
 
+def _robomimic_export() -> Export:
+    from robopref.store.formats.robomimic_export import export_robomimic
+
+    return export_robomimic
+
+
+def _robomimic_import() -> Import:
+    from robopref.store.formats.robomimic_import import import_robomimic
+
+    return import_robomimic
+
+
+def _is_robomimic(path: Path) -> bool:
+    return any("actions" in demo for demo in _hdf5_demos(path))
+
+
+def _hdf5_demos(path: Path) -> list[Set[str]]:
+    """What the first groups within ``data`` of an HDF5 file hold, by name; none of another file."""
+    import h5py
+
+    if not path.is_file() or not h5py.is_hdf5(path):
+        return []
+    try:
+        with h5py.File(path, "r") as file:
+            data = file.get("data")
+            groups = data.values() if isinstance(data, h5py.Group) else []
+            return [set(group) for group in islice((g for g in groups if isinstance(g, h5py.Group)), 3)]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise RoboprefError(f"{path} is a damaged HDF5 file ({error}).") from error
+
+
 FORMATS = {
     "lerobot": Format(
         about="LeRobotDataset v3.0, a folder",
         recognise=lambda path: (path / "meta" / "info.json").is_file(),
         load_export=_lerobot_export,
         load_import=_lerobot_import,
+    ),
+    "robomimic": Format(
+        about="robomimic's HDF5 file, with data/demo_0",
+        recognise=_is_robomimic,
+        load_export=_robomimic_export,
+        load_import=_robomimic_import,
     ),
     "minari": Format(
         about="Minari data set, a folder that holds data/metadata.json",
