@@ -175,12 +175,12 @@ def refine(recorded, out, objective, **options):
     return run_refine(
         Refine(
             str(recorded / "base"), (recorded / "demos",), (recorded / "interactions",), out, objective,
-            steps=6, batch_size=8, device="cpu", wandb="disabled", **options,
+            steps=6, batch_size=16, device="cpu", wandb="disabled", **options,
         )
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", [*CLONING, "dpo"])
+@pytest.mark.parametrize("objective", [*CLONING, "dpo", "tpo"])
 def test_every_baseline_refines_and_takes_the_same_number_of_steps(recorded, tmp_path, objective):
     assert refine(recorded, tmp_path / "r", objective)
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]

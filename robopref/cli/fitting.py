@@ -23,6 +23,7 @@ from robopref.store.store import EpisodeStore
 from robopref.tracking import Tracker
 from robopref.training.dataset import StepDataset
 from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
+from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Actor, Episode, Label, Outcome
 
 
@@ -89,14 +90,11 @@ def fit(
     """
     accelerator = make_accelerator(config.precision, device)
     dataset = StepDataset(data.episodes, labels, policy, observation_keys)
-    sampler = BalancedSampler(
-        dataset.labels,
-        config.batch_size,
-        shares=mixture.shares,
-        buckets=mixture.buckets,
-        seed=config.seed,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
+    place = {"seed": config.seed, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
+    sampler = (
+        WindowPairSampler(dataset, config.batch_size, objective.window, **place)
+        if objective.window
+        else BalancedSampler(dataset.labels, config.batch_size, shares=mixture.shares, buckets=mixture.buckets, **place)
     )
     if accelerator.is_main_process:
         claim()

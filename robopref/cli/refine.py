@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     from robopref.policies.compact import CompactPolicy
     from robopref.trajectory import Episode
 
-_SETTINGS = {
-    "apo": ("anchor_weight", "beta", "variant"),
-    "kto": ("anchor_weight", "beta"),
-    "dpo": ("anchor_weight", "beta"),
-}
+_PREFERENCE = ("anchor_weight", "beta")
+_SETTINGS = {"apo": (*_PREFERENCE, "variant"), "kto": _PREFERENCE, "dpo": _PREFERENCE, "tpo": _PREFERENCE}
 """Which of the command's options an objective has; the others have none."""
 
 
@@ -37,7 +34,7 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo"] = "apo"
+    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo"] = "apo"
     """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""

@@ -16,6 +16,7 @@ from robopref.objectives.hg_dagger import hg_dagger_mixture
 from robopref.objectives.iwr import iwr_mixture
 from robopref.objectives.kto import kto_loss
 from robopref.objectives.sirius import sirius_mixture
+from robopref.objectives.tpo import tpo_loss
 
 __all__ = [
     "Objective",
@@ -32,4 +33,5 @@ __all__ = [
     "objective_names",
     "register_objective",
     "sirius_mixture",
+    "tpo_loss",
 ]

@@ -51,6 +51,7 @@ class StepDataset:
         lengths = [len(episode) for episode in episodes]
         self.episode = np.repeat(np.arange(len(episodes)), lengths)
         self.step = np.concatenate([np.arange(n) for n in lengths])
+        self.tasks = np.repeat([episode.info.task for episode in episodes], lengths)
         self.labels: NDArray[np.int64] = np.concatenate([np.asarray(x) for x in labels]).astype(np.int64)
         if len(self.labels) != len(self.step):
             raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")

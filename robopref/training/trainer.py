@@ -20,6 +20,7 @@ from robopref.training.augmentation import shift_images
 from robopref.training.dataset import Samples, StepDataset
 from robopref.training.forward import TrainingForward, sample_action_tokens
 from robopref.training.state import load_state, save_state
+from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Label
 
 
@@ -83,14 +84,15 @@ class Trainer:
         progress: told (steps done, steps in all).
 
     Raises:
-        RoboprefError: the loss stopped being finite, or a state of another run is resumed.
+        RoboprefError: the loss stopped being finite, a state of another run is resumed, or the sampler composes other
+            batches than the objective judges.
     """
 
     def __init__(
         self,
         policy: Any,
         dataset: StepDataset,
-        sampler: BalancedSampler,
+        sampler: BalancedSampler | WindowPairSampler,
         objective: Objective,
         config: TrainerConfig,
         *,
@@ -101,6 +103,8 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
+        if objective.window != (sampler.window if isinstance(sampler, WindowPairSampler) else 0):
+            raise RoboprefError(f"{objective.name} judges windows of {objective.window} steps: sample such batches.")
         self.policy, self.dataset, self.sampler, self.objective, self.config = (
             policy, dataset, sampler, objective, config,
         )  # fmt: skip
@@ -179,10 +183,14 @@ class Trainer:
         device = self.accelerator.device
         tokens = torch.as_tensor(samples.tokens, device=device)
         partner = None
-        rejecting = self.objective.needs_reference and self.objective.contrast == "rejected"
+        rejecting = self.objective.contrast == "rejected"
         if rejecting:
             partner = self._rejected(indices, samples).to(device)
-        elif self.objective.needs_reference and self.objective.contrast == "mismatched":
+        elif (
+            self.objective.needs_reference
+            and self.objective.contrast == "mismatched"
+            and isinstance(self.sampler, BalancedSampler)
+        ):
             # The public trainer's a' is the next row of the batch; ours does not depend on the batch (methods of APO).
             partners = np.roll(indices, -1) if self.objective.own_prefix_kl else self.sampler.partner(indices)
             partner = torch.as_tensor(self.dataset.tokens[partners], device=device)
