@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from robopref.errors import RoboprefError
 
@@ -62,21 +62,48 @@ def _robomimic_import() -> Import:
     return import_robomimic
 
 
+def _apo_import() -> Import:
+    from robopref.store.formats.apo_hdf5 import import_apo
+
+    return import_apo
+
+
+def _serl_import() -> Import:
+    from robopref.store.formats.serl import import_serl
+
+    return import_serl
+
+
 def _is_robomimic(path: Path) -> bool:
-    return any("actions" in demo for demo in _hdf5_demos(path))
+    return any("/actions" in name for name in _names_in_hdf5(path))
 
 
-def _hdf5_demos(path: Path) -> list[Set[str]]:
-    """What the first groups within ``data`` of an HDF5 file hold, by name; none of another file."""
+def _is_apo(path: Path) -> bool:
+    return any("/timestep_" in f"/{name}" for file in _files(path, (".hdf5", ".h5")) for name in _names_in_hdf5(file))
+
+
+def _files(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The file itself, or the first one of a folder, if it ends so."""
+    candidates = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    return [file for file in candidates if file.suffix in suffixes and file.is_file()][:1]
+
+
+def _names_in_hdf5(path: Path) -> list[str]:
+    """Of the first groups of an HDF5 file, and of what they hold, down to the third level; none of another file."""
     import h5py
 
     if not path.is_file() or not h5py.is_hdf5(path):
         return []
+
+    def names(group: Any, prefix: str, depth: int) -> Iterator[str]:
+        for name in islice(group, 8):
+            yield prefix + name
+            if depth and isinstance(group[name], h5py.Group):
+                yield from names(group[name], f"{prefix}{name}/", depth - 1)
+
     try:
         with h5py.File(path, "r") as file:
-            data = file.get("data")
-            groups = data.values() if isinstance(data, h5py.Group) else []
-            return [set(group) for group in islice((g for g in groups if isinstance(g, h5py.Group)), 3)]
+            return list(names(file, "", 2))
     except (OSError, KeyError, RuntimeError) as error:
         raise RoboprefError(f"{path} is a damaged HDF5 file ({error}).") from error
 
@@ -93,6 +120,16 @@ FORMATS = {
         recognise=_is_robomimic,
         load_export=_robomimic_export,
         load_import=_robomimic_import,
+    ),
+    "apo-hdf5": Format(
+        about="HDF5 files of the APO authors, with data/timestep_0 or demo_0/timestep_0",
+        recognise=_is_apo,
+        load_import=_apo_import,
+    ),
+    "serl": Format(
+        about="pickled transitions of SERL and HIL-SERL",
+        recognise=lambda path: bool(_files(path, (".pkl", ".pickle"))),  # by its name: opening it would run it
+        load_import=_serl_import,
     ),
     "minari": Format(
         about="Minari data set, a folder that holds data/metadata.json",
