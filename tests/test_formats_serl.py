@@ -56,7 +56,7 @@ def test_nothing_of_a_pickle_runs_without_trust(tmp_path):
     with pytest.raises(RoboprefError, match=r"executes whatever code it holds.*--trust"):
         import_serl(path, EpisodeStore.create_or_open(tmp_path / "store"), ConversionOptions())
     assert not mark.exists()
-    with pytest.raises(RoboprefError, match="a list of PosixPath|a list of NoneType"):
+    with pytest.raises(RoboprefError, match="holds a list of NoneType"):
         import_serl(path, EpisodeStore.open(tmp_path / "store"), TRUST)
     assert mark.exists()  # the test would notice
 
