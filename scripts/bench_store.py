@@ -1,22 +1,29 @@
 """What recording costs a step and reading costs a look, against ordinary ways in the same run.
 
-Writing: the journal against PNG frames (cv2) and against ``np.savez`` of the whole episode, which loses it in a crash.
-Reading: one random step of a stored episode against ``np.load`` of the same episode in an ``.npz``.
+Writing: the journal against PNG frames (cv2), against ``np.savez`` of the whole episode, which loses it in a crash, and
+against h5py as robomimic writes (datasets of a whole episode, uncompressed); and what the thread of ``collect`` and
+``teleop`` costs a control loop at 20 Hz. Reading: one random step of a stored episode against ``np.load``; shuffled
+single steps of all episodes against h5py, its file held open; and opening a directory of many steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from robopref.store import EpisodeStore
+from robopref.store.background import BackgroundStore
+from robopref.store.steps import StepReader
 from robopref.trajectory import Actor, EpisodeInfo, Outcome, Step
 
 INFO = EpisodeInfo(task="bench", instruction="")
@@ -87,6 +94,27 @@ def bench(directory: Path, size: int, count: int, hertz: float) -> None:
     npz = directory / "episode.npz"
     row("write: np.savez of the episode, over the steps", [timed(lambda: np.savez(npz, **columns)) / count], baseline)
 
+    background = BackgroundStore(store).begin(INFO)
+    paced = []
+    for step in steps[: int(5 * hertz)]:
+        paced.append(timed(background.append, step))
+        sleep(1 / hertz)
+    row(f"write: in the background at {hertz:.0f} Hz", paced)
+    background.finish(Outcome.SUCCESS)
+    background.close()
+
+    robomimic = directory / "robomimic.hdf5"
+    row("write: h5py of the episode, over the steps", [timed(write_hdf5, robomimic, columns) / count], baseline)
+    with h5py.File(directory / "stepwise.hdf5", "w") as file:
+        dataset = file.create_dataset("image", (0, size, size, 3), np.uint8, maxshape=(None, size, size, 3))
+        row("write: h5py, a step at a time", [timed(grow, dataset, step) for step in steps], baseline)
+    sizes = {
+        "PNG": sum(file.stat().st_size for file in png.iterdir()),
+        "h5py": robomimic.stat().st_size,
+        "robopref": (store.path / "episodes" / f"{store.episode_ids()[0]}.safetensors").stat().st_size,
+    }
+    print("  bytes a step: " + ", ".join(f"{name} {total / count:.0f}" for name, total in sizes.items()))
+
     rng = np.random.default_rng(1)
     episode_id = store.episode_ids()[0]
 
@@ -107,16 +135,103 @@ def bench(directory: Path, size: int, count: int, hertz: float) -> None:
     row("read a step: of an episode already open", [timed(look_open) for _ in range(1000)], slow)
 
 
+def write_hdf5(path: Path, columns: dict[str, NDArray[Any]]) -> None:
+    with h5py.File(path, "w") as file:
+        for name, values in columns.items():
+            file[f"data/demo_0/{name}"] = values
+        file.flush()
+
+
+def grow(dataset: Any, step: Step) -> None:
+    dataset.resize(len(dataset) + 1, axis=0)
+    dataset[-1] = step.observation["image"]
+
+
+def bench_shuffled(directory: Path, size: int, episodes: int, steps: int, batch: int) -> None:
+    """Single steps in random order: image, action and proprio, one after another and as batches."""
+    store = EpisodeStore.create_or_open(directory / "store")
+    made = make_steps(frames(steps, size))
+    with h5py.File(directory / "all.hdf5", "w") as file:
+        for number in range(episodes):
+            writer = store.begin(INFO)
+            for step in made:
+                writer.append(step)
+            writer.finish(Outcome.SUCCESS)
+            for name in ("image", "proprio"):
+                file[f"data/demo_{number}/obs/{name}"] = np.stack([step.observation[name] for step in made])
+            file[f"data/demo_{number}/actions"] = np.stack([step.action for step in made])
+    rng = np.random.default_rng(2)
+    order = rng.permutation(episodes * steps)[:2000]
+    reader = StepReader(store, ("observation/image", "observation/proprio", "action"))
+    print(
+        f"shuffled steps of {episodes} episodes of {steps}, {size} x {size} x 3{'':<4}{'rate':>11}{'p50':>11}{'p99':>9}"
+    )
+    with h5py.File(directory / "all.hdf5", "r") as file:
+        demos = [file[f"data/demo_{number}"] for number in range(episodes)]  # as robomimic holds them
+
+        def from_h5py(index: int) -> Any:
+            demo, step = demos[index // steps], index % steps
+            return demo["obs/image"][step], demo["obs/proprio"][step], demo["actions"][step]
+
+        for index in order[:200]:
+            from_h5py(int(index)), reader[int(index)]
+        slow = row("read: h5py, one step", [timed(from_h5py, int(index)) for index in order])
+        row("read: StepReader, one step", [timed(reader.__getitem__, int(index)) for index in order], slow)
+        batches = [order[at : at + batch] for at in range(0, len(order) - batch, batch)]
+
+        def batch_h5py(indices: NDArray[Any]) -> Any:
+            return [np.stack(values) for values in zip(*map(from_h5py, indices.tolist()), strict=True)]
+
+        slow = row(f"read: h5py, {batch} steps as a batch", [timed(batch_h5py, b) / batch for b in batches])
+        row(f"read: StepReader, {batch} steps as a batch", [timed(reader.read, b) / batch for b in batches], slow)
+
+
+def bench_open(directory: Path, episodes: int, steps: int) -> None:
+    """Opening many small episodes in a process of its own, which says what memory it takes."""
+    store = EpisodeStore.create_or_open(directory / "many")
+    made = make_steps(frames(steps, 8))
+    for _ in range(episodes):
+        writer = store.begin(INFO)
+        for step in made:
+            writer.append(step)
+        writer.finish(Outcome.SUCCESS)
+    subprocess.run([sys.executable, "-c", _OPENING, str(store.path)], check=True)
+
+
+_OPENING = """
+import os, sys, time
+from pathlib import Path
+from robopref.store import EpisodeStore
+from robopref.store.steps import StepReader
+
+def megabytes():  # of this process alone; what the system counts as its peak begins with its parent's
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+before, began = megabytes(), time.perf_counter()
+reader = StepReader(EpisodeStore.open(sys.argv[1]))
+seconds, opened = time.perf_counter() - began, megabytes()
+for start in range(0, len(reader), 50):
+    reader.read(range(start, start + 50))
+print(f"{len(reader)} steps opened in {seconds:.2f} s;", end=" ")
+print(f"{before} MB before, {opened} MB when opened, {megabytes()} MB when all are read")
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--sizes", type=int, nargs="+", default=[84, 480])
+    parser.add_argument("--open-steps", type=int, default=100_000)
     parser.add_argument("--hertz", type=float, default=20.0)
     parser.add_argument("--directory", type=Path, help="where to write (default: the system's temporary directory)")
     arguments = parser.parse_args()
     for size in arguments.sizes:
         with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
             bench(Path(directory), size, arguments.steps, arguments.hertz)
+        with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+            bench_shuffled(Path(directory), size, 20, arguments.steps, 32)
+    with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
+        bench_open(Path(directory), arguments.open_steps // arguments.steps, arguments.steps)
 
 
 if __name__ == "__main__":
