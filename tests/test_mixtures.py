@@ -180,7 +180,7 @@ def refine(recorded, out, objective, **options):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", [*CLONING, "dpo", "tpo"])
+@pytest.mark.parametrize("objective", [*CLONING, "dpo", "tpo", "paired-takeover"])
 def test_every_baseline_refines_and_takes_the_same_number_of_steps(recorded, tmp_path, objective):
     assert refine(recorded, tmp_path / "r", objective)
     rows = [json.loads(line) for line in (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()]

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from robopref.trajectory import Episode
 
 _PREFERENCE = ("anchor_weight", "beta")
-_SETTINGS = {"apo": (*_PREFERENCE, "variant"), "kto": _PREFERENCE, "dpo": _PREFERENCE, "tpo": _PREFERENCE}
+_SETTINGS = {
+    "apo": (*_PREFERENCE, "variant"),
+    "kto": _PREFERENCE,
+    "dpo": _PREFERENCE,
+    "tpo": _PREFERENCE,
+    "paired-takeover": (*_PREFERENCE, "proximal_weight"),
+}
 """Which of the command's options an objective has; the others have none."""
 
 
@@ -34,7 +40,9 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo"] = "apo"
+    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo", "paired-takeover"] = (
+        "apo"
+    )
     """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
@@ -48,6 +56,8 @@ class Refine:
     beta: float = 0.1
     anchor_weight: float = 1.0
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
+    proximal_weight: float = 1.0
+    """Of paired-takeover: how strongly each action's own reward is held near zero."""
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -77,7 +87,12 @@ def run_refine(config: Refine) -> bool:
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
-    options = {"anchor_weight": config.anchor_weight, "beta": config.beta, "variant": config.variant}
+    options = {
+        "anchor_weight": config.anchor_weight,
+        "beta": config.beta,
+        "variant": config.variant,
+        "proximal_weight": config.proximal_weight,
+    }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
     objective = get_objective(config.objective, **keep)
     if config.from_scratch and objective.needs_reference:

@@ -15,6 +15,7 @@ from robopref.objectives.dpo import dpo_loss
 from robopref.objectives.hg_dagger import hg_dagger_mixture
 from robopref.objectives.iwr import iwr_mixture
 from robopref.objectives.kto import kto_loss
+from robopref.objectives.paired_takeover import paired_takeover_loss
 from robopref.objectives.sirius import sirius_mixture
 from robopref.objectives.tpo import tpo_loss
 
@@ -31,6 +32,7 @@ __all__ = [
     "iwr_mixture",
     "kto_loss",
     "objective_names",
+    "paired_takeover_loss",
     "register_objective",
     "sirius_mixture",
     "tpo_loss",

@@ -57,7 +57,8 @@ class Objective:
     the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own; ``mixture``:
     labels [N] -> what its batches are made of, for objectives that are a way of sampling (else the caller's choice);
     ``contrast``: the second action that is scored at each observation when there is a reference: a mismatched one for
-    the KL estimate, the rejected one of a pair (with gradients), or none; ``window``: how many steps in a row are
+    the KL estimate, the rejected one of a pair (recorded, or a sample of the reference where there is none; or always
+    sampled), with gradients, or none; ``window``: how many steps in a row are
     judged together, for objectives whose batches are pairs of windows (0: none are).
     """
 
@@ -66,7 +67,7 @@ class Objective:
     needs_reference: bool = True
     own_prefix_kl: bool = False
     mixture: Callable[[NDArray[Any]], Mixture] | None = None
-    contrast: Literal["mismatched", "rejected", "none"] = "mismatched"
+    contrast: Literal["mismatched", "rejected", "sampled", "none"] = "mismatched"
     window: int = 0
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:

@@ -183,7 +183,7 @@ class Trainer:
         device = self.accelerator.device
         tokens = torch.as_tensor(samples.tokens, device=device)
         partner = None
-        rejecting = self.objective.contrast == "rejected"
+        rejecting = self.objective.contrast in ("rejected", "sampled")
         if rejecting:
             partner = self._rejected(indices, samples).to(device)
         elif (
@@ -221,9 +221,9 @@ class Trainer:
         ), labels
 
     def _rejected(self, indices: np.ndarray[Any, Any], samples: Samples) -> Tensor:
-        """Rejected action tokens [B, A]: the policy's recorded proposal where the human acted, else a sample of it."""
+        """Rejected action tokens [B, A]: the recorded proposal where the objective takes it, else a sample."""
         rejected = torch.as_tensor(self.dataset.rejected_tokens[indices])
-        paired = torch.as_tensor(self.dataset.has_pair[indices])
+        paired = torch.as_tensor(self.dataset.has_pair[indices]) & (self.objective.contrast == "rejected")
         if paired.all():
             return rejected
         seed = np.random.SeedSequence((self.config.seed, 2, self.step, self.accelerator.process_index))
