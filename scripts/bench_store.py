@@ -1,9 +1,10 @@
 """What recording costs a step and reading costs a look, against ordinary ways in the same run.
 
 Writing: the journal against PNG frames (cv2), against ``np.savez`` of the whole episode, which loses it in a crash, and
-against h5py as robomimic writes (datasets of a whole episode, uncompressed); and what the thread of ``collect`` and
-``teleop`` costs a control loop at 20 Hz. Reading: one random step of a stored episode against ``np.load``; shuffled
-single steps of all episodes against h5py, its file held open; and opening a directory of many steps.
+against h5py as robomimic writes (datasets of a whole episode, uncompressed); and what the thread of ``teleop`` costs
+a control loop at 20 Hz. Reading: one random step of a stored episode against ``np.load``; shuffled
+single steps of all episodes against h5py, its file held open and its data sets looked up as robomimic does, or held
+open as well; and opening a directory of many steps.
 """
 
 from __future__ import annotations
@@ -178,6 +179,13 @@ def bench_shuffled(directory: Path, size: int, episodes: int, steps: int, batch:
         slow = row("read: h5py, one step", [timed(from_h5py, int(index)) for index in order])
         row("read: StepReader, one step", [timed(reader.__getitem__, int(index)) for index in order], slow)
         batches = [order[at : at + batch] for at in range(0, len(order) - batch, batch)]
+
+        held_open = [(demo["obs/image"], demo["obs/proprio"], demo["actions"]) for demo in demos]
+
+        def from_datasets(index: int) -> Any:
+            return [dataset[index % steps] for dataset in held_open[index // steps]]
+
+        row("read: h5py, one step, data sets held open", [timed(from_datasets, int(index)) for index in order], slow)
 
         def batch_h5py(indices: NDArray[Any]) -> Any:
             return [np.stack(values) for values in zip(*map(from_h5py, indices.tolist()), strict=True)]

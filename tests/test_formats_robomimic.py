@@ -210,6 +210,8 @@ def test_the_file_of_another_tool_comes_in_as_demonstrations(tmp_path):
     [
         ({"obs": None}, "demo_9: it lacks 'obs'"),
         ({"actions": None}, "demo_9: it lacks 'actions'"),
+        ({"obs": np.zeros(3)}, "demo_9: it lacks 'obs'"),
+        ({"next_obs__robot0_eef_pos": np.zeros((1, 3))}, "demo_9: next_obs/robot0_eef_pos has 1 steps, actions has 3"),
         ({"rewards": np.zeros(9)}, "demo_9: rewards has 9 steps, actions has 3"),
         ({"obs__robot0_eef_pos": np.zeros((2, 3))}, "demo_9: obs/robot0_eef_pos has 2 steps, actions has 3"),
         ({"actions": np.full((3, 7), np.nan)}, "demo_9: .*action"),
@@ -230,6 +232,14 @@ def test_no_hdf5_and_half_a_file_are_refused(tmp_path):
         (tmp_path / "g.hdf5").write_bytes(contents)
         with pytest.raises(RoboprefError, match=r"g\.hdf5 cannot be read"):
             import_robomimic(tmp_path / "g.hdf5", store, OPTIONS)
+    with h5py.File(foreign(tmp_path / "counted.hdf5"), "a") as file:
+        file["data/demo_9"].attrs["num_samples"] = 99
+    with pytest.raises(RoboprefError, match="demo_9: num_samples is 99, actions has 3 steps"):
+        import_robomimic(tmp_path / "counted.hdf5", store, OPTIONS)
+    with h5py.File(tmp_path / "flat.hdf5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(RoboprefError, match="no demonstrations"):
+        import_robomimic(tmp_path / "flat.hdf5", store, OPTIONS)
     with h5py.File(tmp_path / "empty.hdf5", "w") as file:
         file.create_group("other")
     with pytest.raises(RoboprefError, match="no demonstrations"):

@@ -31,7 +31,7 @@ def import_robomimic(path: Path, store: EpisodeStore, options: ConversionOptions
     lost: dict[str, None] = {}
     skipped, steps, episodes = [], 0, 0
     with layout.reading(path), h5py.File(path, "r") as file:
-        if "data" not in file or not len(file["data"]):
+        if not isinstance(file.get("data"), h5py.Group) or not len(file["data"]):
             raise RoboprefError(f"{path} holds no demonstrations: it has no group data/demo_0.")
         names = sorted(file["data"], key=layout.demo_number)
         for done, name in enumerate(names):
@@ -55,9 +55,14 @@ def _episode(
     file: Any, name: str, path: Path, options: ConversionOptions, told: dict[str, None], lost: dict[str, None]
 ) -> Episode:
     demo = file["data"][name]
-    for needed in ("obs", "actions"):
-        if needed not in demo:
+    if not isinstance(demo, h5py.Group):
+        raise RoboprefError("it is no group.")
+    for needed, kind in (("obs", h5py.Group), ("actions", h5py.Dataset)):
+        if not isinstance(demo.get(needed), kind):
             raise RoboprefError(f"it lacks {needed!r}.")
+    length, told_length = len(demo["actions"]), demo.attrs.get("num_samples")
+    if told_length is not None and int(told_length) != length:
+        raise RoboprefError(f"num_samples is {int(told_length)}, actions has {length} steps.")
     if layout.RECORD in demo:
         return _own(demo)
     return _strangers(file, name, path, options, told, lost)
@@ -91,6 +96,9 @@ def _strangers(
     final = {}
     if "next_obs" in demo:
         following = dict(_leaves(demo["next_obs"]))
+        for key, values in following.items():
+            if len(values) != length:
+                raise RoboprefError(f"next_obs/{key} has {len(values)} steps, actions has {length}.")
         final = {key: following[key][-1] for key in observation if key in following}
         if len(final) < len(observation):
             final = {}

@@ -49,5 +49,5 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except RoboprefError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise RoboprefError(f"{path} cannot be read ({error}): it is no HDF5 file, or damaged.") from error
