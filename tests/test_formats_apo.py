@@ -107,12 +107,29 @@ def test_a_gap_is_said(tmp_path):
     assert any("timestep_5 is not there" in sentence for sentence in told.invented)
 
 
+def test_a_skipped_step_without_an_action_is_left_out_and_said(tmp_path):
+    path = interaction(tmp_path / "a.hdf5")
+    with h5py.File(path, "a") as file:
+        del file["data/timestep_6/action"], file["data/timestep_6/third_obs"]
+    store, told = imported(tmp_path, path)
+    assert len(store.read(store.episode_ids()[0])) == 11
+    assert len(told.skipped) == 1
+    assert "timestep_6: it has no action" in told.skipped[0]
+
+
+def test_how_interactions_ended_may_be_said(tmp_path):
+    store, told = imported(tmp_path, interaction(tmp_path / "a.hdf5"), outcome=Outcome.FAILURE)
+    assert store.info(store.episode_ids()[0]).outcome is Outcome.FAILURE
+    assert not any("judged by nobody" in sentence for sentence in told.invented)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"action": None}, "data, timestep_3 lacks 'action'"),
         ({"third_obs": None}, "data, timestep_3 lacks 'third_obs'"),
         ({"is_human": None}, "data, timestep_3 lacks 'is_human'"),
+        ({"third_obs": np.frombuffer(b"encoded", np.uint8)}, "third_obs is uint8"),
         ({"is_human": 7}, "data, timestep_3: is_human is none of"),
         ({"action": np.zeros(6)}, r"data, timestep_3: action is float64 \[6\], the first is float64 \[7\]"),
         ({"action": np.full(7, np.nan)}, "data, timestep_3: action holds NaN"),

@@ -205,6 +205,15 @@ def test_the_file_of_another_tool_comes_in_as_demonstrations(tmp_path):
     assert (info.task, info.instruction, info.extra["hz"]) == ("lift", "lift it", 50)
 
 
+def test_who_acted_and_how_it_ended_may_be_said(tmp_path):
+    store = EpisodeStore.create_or_open(tmp_path / "store")
+    dense = foreign(tmp_path / "f.hdf5", lengths=(3,), rewards=np.array([0.2, 0.5, 0.9]))
+    import_robomimic(dense, store, ConversionOptions(actor=Actor.HUMAN, outcome=Outcome.SUCCESS))
+    (one,) = store
+    assert (one.info.outcome, one.actor.tolist()) == (Outcome.SUCCESS, [Actor.HUMAN] * 3)
+    np.testing.assert_array_equal(one.human_action, one.action)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -14,6 +14,7 @@ from robopref.cli.console import console, progress_bar
 from robopref.cli.data_formats import FORMATS, OWN, detect, is_data_directory
 from robopref.cli.data_info import size_text
 from robopref.errors import RoboprefError
+from robopref.trajectory import Actor, Outcome
 
 if TYPE_CHECKING:
     from robopref.store.formats.base import Conversion, ConversionOptions
@@ -45,6 +46,10 @@ class DataConvert:
     """For sources that do not say it."""
     instruction: str = ""
     """For sources that do not say it."""
+    actor: Literal["expert", "policy", "human"] | None = None
+    """Who acted, for sources that do not say it."""
+    outcome: Literal["success", "failure"] | None = None
+    """How episodes ended, for sources that do not say it: `refine` leaves out demonstrations that nobody judged."""
 
 
 def run_data_convert(config: DataConvert) -> bool:
@@ -85,6 +90,8 @@ def _options(config: DataConvert) -> ConversionOptions:
         trust=config.trust,
         task=config.task,
         instruction=config.instruction,
+        actor=None if config.actor is None else Actor[config.actor.upper()],
+        outcome=None if config.outcome is None else Outcome(config.outcome),
     )
 
 

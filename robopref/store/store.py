@@ -176,8 +176,7 @@ class EpisodeStore:
             started_at=episode.info.started_at or now.isoformat(),
             schema_version=RECORDED,
         )
-        if not _FILE_NAME.fullmatch(info.episode_id):  # from elsewhere it may be anything, also a way out of here
-            raise RoboprefError(f"{info.episode_id!r} cannot be an episode's id: it is to be the name of a file.")
+        check_episode_id(info.episode_id)
         columns = episode_columns(episode)
         path = self.path / "episodes" / f"{info.episode_id}.safetensors"
         try:
@@ -272,6 +271,12 @@ class EpisodeStore:
         except RoboprefError as error:
             return Recovery(episode_id, 0, outcome, f"{error} The journal {journal} is left as it is.")
         return Recovery(episode_id, steps, outcome)
+
+
+def check_episode_id(episode_id: str) -> None:
+    """Raises RoboprefError when an id, which from elsewhere may be anything, could not be the name of a file here."""
+    if not _FILE_NAME.fullmatch(episode_id):
+        raise RoboprefError(f"{episode_id!r} is no episode id: it is to be the name of a file.")
 
 
 def new_episode_id(now: datetime) -> str:

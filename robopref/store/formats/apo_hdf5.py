@@ -8,7 +8,7 @@ from who acted.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from robopref.errors import RoboprefError
 from robopref.store.formats.base import Conversion, ConversionOptions
 from robopref.store.formats.foreign import DEFAULT_HZ, made_episode, made_id
-from robopref.store.formats.robomimic_layout import reading
+from robopref.store.formats.hdf5 import reading
+from robopref.store.formats.importing import add_all
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Episode, EpisodeInfo, Outcome
 
@@ -41,35 +42,29 @@ def import_apo(path: Path, store: EpisodeStore, options: ConversionOptions) -> C
         raise RoboprefError(f"{path} holds no HDF5 file.")
     told: dict[str, None] = {}
     lost: dict[str, None] = {}
-    skipped, steps, episodes = [], 0, 0
-    for done, file in enumerate(files):
-        options.progress(done, len(files))
-        for where, episode in _episodes(file, options, told, lost):
-            try:
-                if store.has(episode.info.episode_id):
-                    if not options.append:
-                        raise RoboprefError(f"{store.path} already has it, as {episode.info.episode_id}.")
-                    skipped.append(f"{episode.info.episode_id}: {store.path} has it already.")
-                    continue
-                store.add(episode)
-            except RoboprefError as error:
-                raise RoboprefError(f"{where}: {error}") from error
-            episodes, steps = episodes + 1, steps + len(episode)
-    options.progress(len(files), len(files))
-    return Conversion(episodes, steps, tuple(lost), tuple(told), tuple(skipped))
+    skipped: list[str] = []
+    added = add_all(_episodes(files, options, told, lost, skipped), store, options)
+    return Conversion(added.episodes, added.steps, tuple(lost), tuple(told), (*skipped, *added.skipped))
 
 
 def _episodes(
-    path: Path, options: ConversionOptions, told: dict[str, None], lost: dict[str, None]
+    files: Sequence[Path],
+    options: ConversionOptions,
+    told: dict[str, None],
+    lost: dict[str, None],
+    skipped: list[str],
 ) -> Iterator[tuple[str, Episode]]:
-    with reading(path), h5py.File(path, "r") as file:
-        groups = {name: group for name, group in file.items() if isinstance(group, h5py.Group)}
-        with_steps = [name for name, group in groups.items() if any(entry.startswith(STEP) for entry in group)]
-        if not with_steps:
-            raise RoboprefError(f"{path} holds no group with {STEP}0, as the files of the APO authors do.")
-        for name in sorted(with_steps, key=lambda name: (len(name), name)):
-            where = f"{path}, {name}"
-            yield where, _episode(groups[name], name, path, where, options, told, lost)
+    for done, path in enumerate(files):
+        options.progress(done, len(files))
+        with reading(path), h5py.File(path, "r") as file:
+            groups = {name: group for name, group in file.items() if isinstance(group, h5py.Group)}
+            with_steps = [name for name, group in groups.items() if any(entry.startswith(STEP) for entry in group)]
+            if not with_steps:
+                raise RoboprefError(f"{path} holds no group with {STEP}0, as the files of the APO authors do.")
+            for name in sorted(with_steps, key=lambda name: (len(name), name)):
+                where = f"{path}, {name}"
+                yield where, _episode(groups[name], name, path, where, options, told, lost, skipped)
+    options.progress(len(files), len(files))
 
 
 def _episode(
@@ -80,28 +75,43 @@ def _episode(
     options: ConversionOptions,
     told: dict[str, None],
     lost: dict[str, None],
+    skipped: list[str],
 ) -> Episode:
     numbers = _numbers(group, where)
     if numbers != list(range(len(numbers))):
         absent = next(number for number in range(len(numbers)) if number not in numbers)
         told[f"{where}: {STEP}{absent} is not there; the steps on both sides of a gap count as neighbours."] = None
-    steps = [group[f"{STEP}{number}"] for number in numbers]
-    places = [f"{where}, {STEP}{number}" for number in numbers]
+    named = [(f"{where}, {STEP}{number}", group[f"{STEP}{number}"]) for number in numbers]
+    interaction = any("is_human" in step for _, step in named)
+    empty = [place for place, step in named if interaction and _is_skipped(step) and "action" not in step]
+    skipped += [
+        f"{place}: it has no action, and is to be skipped; the steps around it count as neighbours." for place in empty
+    ]
+    named = [(place, step) for place, step in named if place not in empty]
+    if not named:
+        raise RoboprefError(f"{where} has no step with an action.")
+    places, steps = [place for place, _ in named], [step for _, step in named]
     action = _stacked(steps, places, "action")
-    observation = {"image": _stacked(steps, places, "third_obs")}
-    interaction = "is_human" in steps[0]
+    if not np.isfinite(action).all():
+        bad = int(np.flatnonzero(~np.isfinite(action).reshape(len(action), -1).all(axis=1))[0])
+        raise RoboprefError(f"{places[bad]}: action holds NaN or infinity.")
+    pictures = _stacked(steps, places, "third_obs")
+    if pictures.dtype != np.uint8 or pictures.ndim != 4:
+        raise RoboprefError(
+            f"{places[0]}: third_obs is {pictures.dtype} {list(pictures.shape[1:])}, the authors' files have pictures "
+            "uint8 [H, W, 3]: decode them first."
+        )
     actor = np.full(len(steps), Actor.EXPERT, np.int8)
     if interaction:
-        flags = _stacked(steps, places, "is_human").reshape(-1)
-        unknown = [place for place, flag in zip(places, flags.tolist(), strict=True) if flag not in _ACTORS]
-        if unknown:
-            raise RoboprefError(f"{unknown[0]}: is_human is none of 0 (skipped), 1 (human), 2 (policy).")
-        actor = np.array([_ACTORS[int(flag)] for flag in flags], np.int8)
+        actor = _actors(_stacked(steps, places, "is_human").reshape(-1), places)
         told["actor: HOLD where is_human is 0 (to be skipped), which nothing is learned from."] = None
-        told["outcome: 'aborted' for interactions, judged by nobody: the files do not say how they ended."] = None
         told["policy_action: none while the human drives, since it was not kept."] = None
-    else:
-        told["outcome: success for demonstrations: the files do not say."] = None
+    default = Outcome.ABORTED if interaction else Outcome.SUCCESS
+    outcome = options.outcome or default
+    if options.outcome is None:
+        told["outcome: 'aborted' for interactions, judged by nobody, and success for demonstrations: the files do not "
+             "say how they ended."] = None  # fmt: skip
+    told["steps: all of them; the authors' own loader leaves out actions outside [-1, 1] or near 0."] = None
     for other in sorted({entry for step in steps for entry in step} - _HELD):
         lost[f"{other}: of the steps."] = None
     hz = options.fps or DEFAULT_HZ
@@ -109,18 +119,25 @@ def _episode(
     said = _description(group)
     if not said:
         told["instruction: the name of the file, unless it is given."] = None
-    task = options.task or path.stem
     info = EpisodeInfo(
-        task=task,
+        task=options.task or path.stem,
         instruction=options.instruction or said or path.stem.replace("_", " "),
-        outcome=Outcome.ABORTED if interaction else Outcome.SUCCESS,
+        outcome=outcome,
         episode_id=made_id("apo", path.stem if interaction else f"{path.stem}-{name}", action, actor),
         extra={"hz": hz, "apo": {"file": path.name, "group": name}},
     )
-    if not np.isfinite(action).all():
-        bad = int(np.flatnonzero(~np.isfinite(action).reshape(len(action), -1).all(axis=1))[0])
-        raise RoboprefError(f"{places[bad]}: action holds NaN or infinity.")
-    return made_episode(info, observation, action, hz=hz, actor=actor)
+    return made_episode(info, {"image": pictures}, action, hz=hz, actor=actor)
+
+
+def _is_skipped(step: Any) -> bool:
+    return "is_human" in step and not np.asarray(step["is_human"][()]).any()
+
+
+def _actors(flags: NDArray[Any], places: list[str]) -> NDArray[np.int8]:
+    unknown = [place for place, flag in zip(places, flags.tolist(), strict=True) if flag not in _ACTORS]
+    if unknown:
+        raise RoboprefError(f"{unknown[0]}: is_human is none of 0 (skipped), 1 (human), 2 (policy).")
+    return np.array([_ACTORS[int(flag)] for flag in flags], np.int8)
 
 
 def _numbers(group: Any, where: str) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor, Outcome
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class ConversionOptions:
     ``fps``: control steps per second; None takes what the recording says (or the median distance of its times).
     ``append``: go on with a target that holds episodes already; those that it has are left out.
     ``trust``: run what the source may hold (a pickle executes code).
-    ``instruction`` and ``task``: for sources that hold none.
+    ``instruction`` and ``task``: for sources that hold none; ``actor`` and ``outcome``: for those that do not say who
+    acted, or how episodes ended.
     """
 
     images: Literal["png", "video"] = "png"
@@ -26,6 +28,8 @@ class ConversionOptions:
     trust: bool = False
     task: str = ""
     instruction: str = ""
+    actor: Actor | None = None
+    outcome: Outcome | None = None
     progress: Callable[[int, int], None] = lambda done, total: None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from robopref.store.formats.base import ConversionOptions
 from robopref.trajectory import NULL_DISCRETE, Actor, Episode, EpisodeInfo
 
 DEFAULT_HZ = 20.0
@@ -20,6 +21,16 @@ def nothing_like(action: NDArray[Any]) -> NDArray[Any]:
     return np.full_like(action, np.nan if action.dtype.kind == "f" else NULL_DISCRETE)
 
 
+def own_actions(actor: NDArray[Any], action: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """What the policy and the human meant [T, ...]: what was executed where they acted, nothing elsewhere."""
+    nothing = nothing_like(action)
+    by_step = actor.reshape(-1, *[1] * (action.ndim - 1))
+    return {
+        "policy_action": np.where(by_step == Actor.POLICY, action, nothing),
+        "human_action": np.where(by_step == Actor.HUMAN, action, nothing),
+    }
+
+
 def takeover_segments(actor: ArrayLike) -> NDArray[np.int32]:
     """Number of the takeover [T] at each step of actors [T], -1 outside; HOLD steps within one do not end it."""
     segments, number, driving = [], -1, False
@@ -28,6 +39,13 @@ def takeover_segments(actor: ArrayLike) -> NDArray[np.int32]:
         driving = who == Actor.HUMAN or (driving and who == Actor.HOLD)
         segments.append(number if driving else -1)
     return np.array(segments, np.int32)
+
+
+def actors(options: ConversionOptions, length: int, told: dict[str, None]) -> NDArray[np.int8]:
+    """Who acted [T] in an episode that does not say it: whom the user names, else the expert, which is told."""
+    if options.actor is None:
+        told["actor: EXPERT throughout, unless another is named: every step counts as a demonstration."] = None
+    return np.full(length, Actor.EXPERT if options.actor is None else options.actor, np.int8)
 
 
 def made_episode(
@@ -46,12 +64,10 @@ def made_episode(
     """
     length = len(action)
     actor = known.get("actor", np.full(length, Actor.EXPERT, np.int8))
-    nothing = nothing_like(action)
     flags = {name: np.zeros(length, np.bool_) for name in ("terminated", "truncated", "success")}
     columns: dict[str, Any] = {
         "action": action,
-        "policy_action": _where(actor == Actor.POLICY, action, nothing),
-        "human_action": _where(actor == Actor.HUMAN, action, nothing),
+        **own_actions(actor, action),
         "actor": actor,
         "segment_id": takeover_segments(actor),
         "reward": np.zeros(length, np.float64),
@@ -67,7 +83,3 @@ def made_id(kind: str, name: str, *values: NDArray[Any]) -> str:
     for value in values:
         digest.update(np.ascontiguousarray(value).tobytes())
     return f"{kind}-{name}-{digest.hexdigest()}"
-
-
-def _where(chosen: NDArray[np.bool_], values: NDArray[Any], others: NDArray[Any]) -> NDArray[Any]:
-    return np.where(chosen.reshape(-1, *[1] * (values.ndim - 1)), values, others)

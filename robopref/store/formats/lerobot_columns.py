@@ -11,17 +11,24 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.store.encoding import DTYPE_NAMES, OBSERVATION
+from robopref.store.formats.base import ConversionOptions
+from robopref.store.formats.foreign import nothing_like, own_actions, takeover_segments
 from robopref.store.formats.lerobot_layout import DEFAULTS, DERIVED, GIVEN, STEP_NAMES, Feature
 from robopref.store.formats.lerobot_source import picture_shape
-from robopref.trajectory import NULL_DISCRETE, STEP_COLUMNS, Actor, Outcome
+from robopref.trajectory import STEP_COLUMNS, Actor, Outcome
 
 _VECTOR_KEYS = {"observation.state": "proprio", "observation.environment_state": "state"}
 
 
 @dataclass
 class Plan:
-    """The feature behind each observation key and each step column, and what there is to say about the others."""
+    """The feature behind each observation key and each step column, and what there is to say about the others.
 
+    ``actor`` and ``outcome`` are the user's word, where the data set does not say it.
+    """
+
+    actor: Actor | None = None
+    outcome: Outcome | None = None
     observation: dict[str, Feature] = field(default_factory=dict)
     steps: dict[str, Feature] = field(default_factory=dict)
     intervention: Feature | None = None
@@ -43,13 +50,13 @@ class Plan:
         return list(dict.fromkeys([feature.name for feature in features if feature is not None] + ["timestamp"]))
 
 
-def make_plan(features: Mapping[str, Feature], where: str) -> Plan:
+def make_plan(features: Mapping[str, Feature], where: str, options: ConversionOptions) -> Plan:
     """Go by what an export noted in the features, else by LeRobot's names.
 
     Raises:
         RoboprefError: there are no actions or no observations.
     """
-    plan = Plan()
+    plan = Plan(actor=options.actor, outcome=options.outcome)
     for name, feature in features.items():
         if feature.column.startswith(OBSERVATION):
             plan.observation[feature.column.removeprefix(OBSERVATION)] = feature
@@ -112,7 +119,8 @@ def _say_what_is_invented(plan: Plan) -> None:
         plan.invented.append(
             "actor: HUMAN where 'intervention' is true, POLICY elsewhere; the executed action counts as theirs."
             if plan.intervention is not None
-            else "actor: EXPERT throughout, since there is no 'intervention': every step counts as a demonstration."
+            else f"actor: {_acted_throughout(plan).name} throughout, since there is no 'intervention'"
+            + (": every step counts as a demonstration." if plan.actor is None else ", as was given.")
         )
     if "terminated" in absent:
         plan.invented.append(
@@ -120,7 +128,8 @@ def _say_what_is_invented(plan: Plan) -> None:
             if plan.done is not None
             else "terminated: never, since there is no 'next.done'."
         )
-    nothing = {"reward": "0", "truncated": "never", "success": "never; the outcome is 'aborted', judged by nobody"}
+    outcome = "what was given" if plan.outcome else "'aborted', judged by nobody"
+    nothing = {"reward": "0", "truncated": "never", "success": f"never; the outcome is {outcome}"}
     plan.invented += [f"{column}: {value}." for column, value in nothing.items() if column in absent]
     if "t_monotonic_ns" in absent:
         plan.invented.append("t_monotonic_ns: from the timestamps.")
@@ -134,7 +143,7 @@ def step_columns(plan: Plan, values: Mapping[str, NDArray[Any]]) -> dict[str, ND
     for column, flag in plan.given.items():
         if columns[column].dtype.kind == "f":
             given = values[flag.name].reshape(-1, *[1] * (action.ndim - 1)).astype(np.bool_)
-            columns[column] = np.where(given, columns[column], _no_action(columns[column]))
+            columns[column] = np.where(given, columns[column], nothing_like(columns[column]))
     if "actor" not in columns:
         columns |= _acted(plan, values, action) | columns
     never = np.zeros(length, np.bool_)
@@ -144,9 +153,9 @@ def step_columns(plan: Plan, values: Mapping[str, NDArray[Any]]) -> dict[str, ND
     columns.setdefault("terminated", never)
     columns.setdefault("success", never)
     columns.setdefault("reward", np.zeros(length))
-    columns.setdefault("policy_action", _no_action(action))
-    columns.setdefault("human_action", _no_action(action))
-    columns.setdefault("segment_id", _segments(columns["actor"]))
+    columns.setdefault("policy_action", nothing_like(action))
+    columns.setdefault("human_action", nothing_like(action))
+    columns.setdefault("segment_id", takeover_segments(columns["actor"]))
     if "t_monotonic_ns" not in columns:
         columns["t_monotonic_ns"] = _nanoseconds(values["timestamp"])
     return columns
@@ -158,9 +167,9 @@ def observations(plan: Plan, values: Mapping[str, NDArray[Any]]) -> dict[str, ND
 
 
 def outcome(plan: Plan, columns: Mapping[str, NDArray[Any]]) -> Outcome:
-    """Success if a step was one, failure if none was, and aborted where successes are not told."""
+    """Success if a step was one, failure if none was, and the user's word or aborted where that is not told."""
     if "success" not in plan.steps:
-        return Outcome.ABORTED
+        return plan.outcome or Outcome.ABORTED
     return Outcome.SUCCESS if columns["success"].any() else Outcome.FAILURE
 
 
@@ -175,26 +184,16 @@ def _shaped(values: NDArray[Any], feature: Feature) -> NDArray[Any]:
 
 
 def _acted(plan: Plan, values: Mapping[str, NDArray[Any]], action: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    nothing = _no_action(action)
     if plan.intervention is None:
-        return {"actor": np.full(len(action), Actor.EXPERT, np.int8)}
-    human = values[plan.intervention.name].reshape(len(action)).astype(np.bool_)
-    by_step = human.reshape(-1, *[1] * (action.ndim - 1))
-    return {
-        "actor": np.where(human, Actor.HUMAN, Actor.POLICY).astype(np.int8),
-        "policy_action": np.where(by_step, nothing, action),
-        "human_action": np.where(by_step, action, nothing),
-    }
+        actor = np.full(len(action), _acted_throughout(plan), np.int8)
+    else:
+        human = values[plan.intervention.name].reshape(len(action)).astype(np.bool_)
+        actor = np.where(human, Actor.HUMAN, Actor.POLICY).astype(np.int8)
+    return {"actor": actor} | own_actions(actor, action)
 
 
-def _no_action(action: NDArray[Any]) -> NDArray[Any]:
-    return np.full_like(action, np.nan if action.dtype.kind == "f" else NULL_DISCRETE)
-
-
-def _segments(actor: NDArray[Any]) -> NDArray[np.int32]:
-    human = actor == Actor.HUMAN
-    onsets = human & ~np.concatenate([[False], human[:-1]])
-    return np.where(human, np.cumsum(onsets) - 1, -1).astype(np.int32)
+def _acted_throughout(plan: Plan) -> Actor:
+    return Actor.EXPERT if plan.actor is None else plan.actor
 
 
 def _nanoseconds(timestamps: NDArray[Any]) -> NDArray[np.int64]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,8 @@ from robopref.errors import RoboprefError
 from robopref.store.encoding import info_from_json
 from robopref.store.formats import lerobot_layout as layout
 from robopref.store.formats.base import Conversion, ConversionOptions
+from robopref.store.formats.foreign import made_id
+from robopref.store.formats.importing import Added, already, is_new, located
 from robopref.store.formats.lerobot_columns import Plan, make_plan, observations, outcome, step_columns
 from robopref.store.formats.lerobot_layout import file_path
 from robopref.store.formats.lerobot_metadata import EPISODE_ID, EPISODE_INFO
@@ -21,8 +21,6 @@ from robopref.store.formats.lerobot_source import EpisodeRow, Source
 from robopref.store.formats.lerobot_tables import decode_image, from_arrow, read_table
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Episode, EpisodeInfo
-
-_SAFE_ID = re.compile(r"[^./\\\0][^/\\\0]{0,200}")
 
 
 def import_lerobot(path: Path, store: EpisodeStore, options: ConversionOptions) -> Conversion:
@@ -32,37 +30,34 @@ def import_lerobot(path: Path, store: EpisodeStore, options: ConversionOptions) 
         RoboprefError: the path is none, it is damaged, or an episode does not fit the store. Those before it stay.
     """
     source = Source(path)
-    plan = make_plan(source.features, str(path))
-    skipped: list[str] = []
+    plan = make_plan(source.features, str(path), options)
+    added = Added()
 
-    def is_new(row: EpisodeRow, episode_id: str) -> bool:
-        if not store.has(episode_id):
-            return True
-        if not options.append:
-            raise RoboprefError(f"{path}, episode {row.index}: {store.path} already has it, as {episode_id}.")
-        skipped.append(f"{episode_id}: {store.path} has it already.")
+    def wanted(row: EpisodeRow, episode_id: str) -> bool:
+        with located(f"{path}, episode {row.index}"):
+            if is_new(episode_id, store, options):
+                return True
+        added.skipped.append(already(episode_id, store))
         return False
 
-    rows = [row for row in source.rows if not row.own or is_new(row, _own_info(row, path).episode_id)]
-    episodes, steps = 0, 0
+    # What is there already is not even read.
+    rows = [row for row in source.rows if not row.own or wanted(row, _own_info(row, path).episode_id)]
     for row, values in source.episodes(rows, plan.names, store.path):
         options.progress(row.index, len(source.rows))
         columns = step_columns(plan, values)
         info = _own_info(row, path) if row.own else _made_info(source, row, plan, columns, options)
-        if not is_new(row, info.episode_id):  # a merged data set may hold an episode twice
+        if not wanted(row, info.episode_id):  # a merged data set may hold an episode twice
             continue
-        try:
+        with located(f"{path}, episode {row.index}"):
             final = _final_observation(source, row, plan)
             store.add(Episode(info, observations(plan, values), **columns, final_observation=final))
-        except RoboprefError as error:
-            raise RoboprefError(f"{path}, episode {row.index}: {error}") from error
-        episodes, steps = episodes + 1, steps + row.length
+        added.episodes, added.steps = added.episodes + 1, added.steps + row.length
     options.progress(len(source.rows), len(source.rows))
     lost = [*plan.lost]
     if several := sum(len(row.tasks) > 1 and not row.own for row in source.rows):
         lost.append(f"tasks: all but the first of {several} episodes that have several.")
     invented = plan.invented + ([] if all(row.own for row in source.rows) else [_SAID_OF_STRANGERS])
-    return Conversion(episodes, steps, tuple(lost), tuple(invented), tuple(skipped))
+    return Conversion(added.episodes, added.steps, tuple(lost), tuple(invented), tuple(added.skipped))
 
 
 _SAID_OF_STRANGERS = (
@@ -72,14 +67,8 @@ _SAID_OF_STRANGERS = (
 
 
 def _own_info(row: EpisodeRow, path: Path) -> EpisodeInfo:
-    try:
-        info = info_from_json(row.extra[EPISODE_INFO])
-    except RoboprefError as error:
-        raise RoboprefError(f"{path}, episode {row.index}: {error}") from error
-    # The id becomes the name of a file, and a data set from elsewhere may hold anything.
-    if not _SAFE_ID.fullmatch(info.episode_id):
-        raise RoboprefError(f"{path}, episode {row.index}: {info.episode_id!r} is no episode id.")
-    return info
+    with located(f"{path}, episode {row.index}"):
+        return info_from_json(row.extra[EPISODE_INFO])
 
 
 def _made_info(
@@ -95,11 +84,8 @@ def _made_info(
 
 
 def _made_id(row: EpisodeRow, columns: dict[str, NDArray[Any]]) -> str:
-    """The same at every import of the same episode, so that importing again finds it, and in the data set's order."""
-    digest = hashlib.blake2b(row.task.encode(), digest_size=6)
-    for name in ("action", "t_monotonic_ns"):
-        digest.update(np.ascontiguousarray(columns[name]).tobytes())
-    return f"lerobot-{row.index:06d}-{digest.hexdigest()}"
+    task = np.frombuffer(row.task.encode(), np.uint8)
+    return made_id("lerobot", f"{row.index:06d}", task, columns["action"], columns["t_monotonic_ns"])
 
 
 def _final_observation(source: Source, row: EpisodeRow, plan: Plan) -> dict[str, NDArray[Any]]:

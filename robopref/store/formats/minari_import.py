@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,10 +16,11 @@ from robopref.errors import RoboprefError
 from robopref.store.encoding import info_from_json
 from robopref.store.formats import minari_layout as layout
 from robopref.store.formats.base import Conversion, ConversionOptions
+from robopref.store.formats.foreign import DEFAULT_HZ, actors, made_episode, made_id
+from robopref.store.formats.importing import add_all, located
 from robopref.store.store import EpisodeStore
-from robopref.trajectory import NULL_DISCRETE, Actor, Episode, EpisodeInfo, Outcome
+from robopref.trajectory import Episode, EpisodeInfo, Outcome
 
-DEFAULT_HZ = 20.0
 SUCCESS = ("success", "is_success")
 """Entries of ``infos`` that environments use to say that the task is done."""
 
@@ -33,23 +33,18 @@ def import_minari(path: Path, store: EpisodeStore, options: ConversionOptions) -
             not fit the store. Those before it stay.
     """
     source = _Source(path, options)
-    skipped: list[str] = []
-    episodes, steps = 0, 0
+    added = add_all(_episodes(source, path, options), store, options)
+    return Conversion(added.episodes, added.steps, tuple(source.lost), tuple(source.invented), tuple(added.skipped))
+
+
+def _episodes(source: _Source, path: Path, options: ConversionOptions) -> Iterator[tuple[str, Episode]]:
     for index in range(source.total):
         options.progress(index, source.total)
-        try:
+        where = f"{path}, episode {index}"
+        with located(where):
             episode = source.episode(index)
-            if store.has(episode.info.episode_id):
-                if not options.append:
-                    raise RoboprefError(f"{store.path} already has it, as {episode.info.episode_id}.")
-                skipped.append(f"{episode.info.episode_id}: {store.path} has it already.")
-                continue
-            store.add(episode)
-        except RoboprefError as error:
-            raise RoboprefError(f"{path}, episode {index}: {error}") from error
-        episodes, steps = episodes + 1, steps + len(episode)
+        yield where, episode
     options.progress(source.total, source.total)
-    return Conversion(episodes, steps, tuple(source.lost), tuple(source.invented), tuple(skipped))
 
 
 def own_episode_ids(path: Path) -> Iterator[str]:
@@ -137,52 +132,45 @@ class _Source:
         if action.dtype.kind in "iu":
             action = action.astype(np.int64)
         told = {
-            "action": action,
             "reward": np.asarray(values["rewards"], np.float64),
             "terminated": np.asarray(values["terminations"], np.bool_),
             "truncated": np.asarray(values["truncations"], np.bool_),
         }
-        if own:
-            info = _own_info(infos[layout.INFO])
-            columns = told | {name: _entry(infos, name) for name in layout.INFO_COLUMNS}
-        else:
-            columns = self._made_columns(told, infos)
-            info = self._made_info(index, columns, infos, metadata)
         observation = {name: array[:length] for name, array in seen.items()}
-        return Episode(info, observation, **columns, final_observation=final)
-
-    def _made_columns(self, told: dict[str, NDArray[Any]], infos: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-        action, length = told["action"], len(told["reward"])
-        if isinstance(self._action_space, spaces.Discrete) and (start := int(self._action_space.start)):
-            action = action - start
-            self.invented.setdefault(f"action: numbered from 0, not from {start}.")
-        nothing = np.full_like(action, np.nan if action.dtype.kind == "f" else NULL_DISCRETE)
-        success = np.zeros(length, np.bool_)
-        if (name := _success_name(infos)) is not None:
-            values = np.asarray(infos[name])
-            # The first of length + 1 values came with the first observation, before any action.
-            success = values.astype(np.bool_)[-length:] if values.shape in ((length,), (length + 1,)) else success
+        if own:
+            columns = told | {"action": action} | {name: _entry(infos, name) for name in layout.INFO_COLUMNS}
+            return Episode(_own_info(infos[layout.INFO]), observation, **columns, final_observation=final)
         hz = self._options.fps or DEFAULT_HZ
+        self._say(infos, hz)
+        action, success = self._numbered_from_zero(action), _success(infos, length)
+        outcome = self._outcome(told, success, _success_name(infos))
+        info = self._made_info(index, action, told["reward"], outcome, metadata, hz)
+        known = told | {"success": success, "actor": actors(self._options, length, self.invented)}
+        return made_episode(info, observation, action, hz=hz, final_observation=final, **known)
+
+    def _numbered_from_zero(self, action: NDArray[Any]) -> NDArray[Any]:
+        if isinstance(self._action_space, spaces.Discrete) and (start := int(self._action_space.start)):
+            self.invented.setdefault(f"action: numbered from 0, not from {start}.")
+            return action - start
+        return action
+
+    def _say(self, infos: Mapping[str, Any], hz: float) -> None:
         how = (
             "as asked for" if self._options.fps else "since nothing says how fast it was: give the rate if you know it"
         )
         self.invented.setdefault(f"t_monotonic_ns: {hz:g} steps per second, {how}.")
-        self.invented.setdefault("actor: EXPERT throughout: every step counts as a demonstration.")
         for name in infos:
             if name not in SUCCESS:
                 self.lost.setdefault(f"infos/{name}: a recording has no place for it.")
-        return told | {
-            "action": action,
-            "policy_action": nothing,
-            "human_action": nothing,
-            "actor": np.full(length, Actor.EXPERT, np.int8),
-            "segment_id": np.full(length, -1, np.int32),
-            "success": success,
-            "t_monotonic_ns": np.rint(np.arange(length) * (1e9 / hz)).astype(np.int64),
-        }
 
     def _made_info(
-        self, index: int, columns: Mapping[str, NDArray[Any]], infos: Mapping[str, Any], metadata: Mapping[str, Any]
+        self,
+        index: int,
+        action: NDArray[Any],
+        reward: NDArray[Any],
+        outcome: Outcome,
+        metadata: Mapping[str, Any],
+        hz: float,
     ) -> EpisodeInfo:
         task = self._options.task or (self._env.id if self._env is not None else self._id)
         self.invented.setdefault("task, instruction: the environment or the data set's id, unless others are given.")
@@ -192,24 +180,34 @@ class _Source:
             task=task,
             instruction=self._options.instruction or task,
             seed=metadata.get("seed"),
-            outcome=self._outcome(columns, _success_name(infos)),
-            episode_id=_made_id(self._id, index, columns),
-            extra={"hz": self._options.fps or DEFAULT_HZ, "minari": {"dataset_id": self._id, "episode": index}},
+            outcome=outcome,
+            episode_id=made_id("minari", f"{index:06d}", np.frombuffer(self._id.encode(), np.uint8), action, reward),
+            extra={"hz": hz, "minari": {"dataset_id": self._id, "episode": index}},
         )
 
-    def _outcome(self, columns: Mapping[str, NDArray[Any]], told: str | None) -> Outcome:
-        if told is not None:
-            self.invented.setdefault(f"outcome: success where infos/{told} is true at a step, otherwise failure.")
-            return Outcome.SUCCESS if columns["success"].any() else Outcome.FAILURE
+    def _outcome(self, columns: Mapping[str, NDArray[Any]], success: NDArray[np.bool_], name: str | None) -> Outcome:
+        """Also marks the last step of ``success`` where the end of the episode tells it."""
+        if name is not None:
+            self.invented.setdefault(f"outcome: success where infos/{name} is true at a step, otherwise failure.")
+            return Outcome.SUCCESS if success.any() else Outcome.FAILURE
         self.invented.setdefault(
             "success, outcome: success where the environment ended the episode and rewarded its last step only, "
-            "otherwise 'aborted', judged by nobody."
+            "otherwise what was given, or 'aborted', judged by nobody."
         )
         rewarded = np.flatnonzero(columns["reward"] > 0)
-        if not columns["terminated"][-1:].any() or rewarded.tolist() != [len(columns["reward"]) - 1]:
-            return Outcome.ABORTED
-        columns["success"][-1] = True
+        if not columns["terminated"][-1:].any() or rewarded.tolist() != [len(success) - 1]:
+            return self._options.outcome or Outcome.ABORTED
+        success[-1] = True
         return Outcome.SUCCESS
+
+
+def _success(infos: Mapping[str, Any], length: int) -> NDArray[np.bool_]:
+    name = _success_name(infos)
+    values = np.zeros(length) if name is None else np.asarray(infos[name])
+    if values.shape not in ((length,), (length + 1,)):
+        return np.zeros(length, np.bool_)
+    # The first of length + 1 values came with the first observation, before any action.
+    return values.astype(np.bool_)[-length:]
 
 
 def _success_name(infos: Mapping[str, Any]) -> str | None:
@@ -243,11 +241,3 @@ def _own_info(stored: Any) -> EpisodeInfo:
     if len(text) != 1:
         raise RoboprefError(f"infos/{layout.INFO} has {len(text)} values, expected 1.")
     return info_from_json(text[0])
-
-
-def _made_id(dataset_id: str, index: int, columns: Mapping[str, NDArray[Any]]) -> str:
-    """The same at every import of the same episode, so that importing again finds it, and in the data set's order."""
-    digest = hashlib.blake2b(dataset_id.encode(), digest_size=6)
-    for name in ("action", "reward"):
-        digest.update(np.ascontiguousarray(columns[name]).tobytes())
-    return f"minari-{index:06d}-{digest.hexdigest()}"

@@ -27,6 +27,7 @@ from robopref.store.encoding import (
 )
 from robopref.store.formats import robomimic_layout as layout
 from robopref.store.formats.base import Conversion, ConversionOptions
+from robopref.store.formats.hdf5 import reading
 from robopref.store.journal import write_error
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Episode
@@ -69,7 +70,7 @@ def _write(
     schema = steps_schema(episode_columns(store.read(ids[0])))
     with h5py.File(beside, "a" if appending else "w") as file:
         if appending:
-            with layout.reading(path):
+            with reading(path):
                 known = {info["episode_id"] for info in _infos(file, path)}
                 _check_fits(file, schema, path)
         else:

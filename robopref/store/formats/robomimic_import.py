@@ -15,7 +15,9 @@ from robopref.errors import RoboprefError
 from robopref.store.encoding import info_from_json
 from robopref.store.formats import robomimic_layout as layout
 from robopref.store.formats.base import Conversion, ConversionOptions
-from robopref.store.formats.foreign import DEFAULT_HZ, made_episode, made_id
+from robopref.store.formats.foreign import DEFAULT_HZ, actors, made_episode, made_id
+from robopref.store.formats.hdf5 import reading
+from robopref.store.formats.importing import add_all, located
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Episode, EpisodeInfo, Outcome
 
@@ -29,26 +31,24 @@ def import_robomimic(path: Path, store: EpisodeStore, options: ConversionOptions
     """
     told: dict[str, None] = {}
     lost: dict[str, None] = {}
-    skipped, steps, episodes = [], 0, 0
-    with layout.reading(path), h5py.File(path, "r") as file:
+    added = add_all(_episodes(path, options, told, lost), store, options)
+    return Conversion(added.episodes, added.steps, tuple(lost), tuple(told), tuple(added.skipped))
+
+
+def _episodes(
+    path: Path, options: ConversionOptions, told: dict[str, None], lost: dict[str, None]
+) -> Iterator[tuple[str, Episode]]:
+    with reading(path), h5py.File(path, "r") as file:
         if not isinstance(file.get("data"), h5py.Group) or not len(file["data"]):
             raise RoboprefError(f"{path} holds no demonstrations: it has no group data/demo_0.")
         names = sorted(file["data"], key=layout.demo_number)
         for done, name in enumerate(names):
             options.progress(done, len(names))
-            try:
+            where = f"{path}, {name}"
+            with located(where):
                 episode = _episode(file, name, path, options, told, lost)
-                if store.has(episode.info.episode_id):
-                    if not options.append:
-                        raise RoboprefError(f"{store.path} already has it, as {episode.info.episode_id}.")
-                    skipped.append(f"{episode.info.episode_id}: {store.path} has it already.")
-                    continue
-                store.add(episode)
-            except RoboprefError as error:
-                raise RoboprefError(f"{path}, {name}: {error}") from error
-            episodes, steps = episodes + 1, steps + len(episode)
+            yield where, episode
         options.progress(len(names), len(names))
-    return Conversion(episodes, steps, tuple(lost), tuple(told), tuple(skipped))
 
 
 def _episode(
@@ -108,12 +108,12 @@ def _strangers(
     reward = _column(demo, "rewards", length, np.float64)
     success = reward > 0
     sparse = bool(np.isin(reward, (0.0, 1.0)).all()) and "rewards" in demo
-    outcome = (Outcome.SUCCESS if success.any() else Outcome.FAILURE) if sparse else Outcome.ABORTED
+    unjudged = options.outcome or Outcome.ABORTED
+    outcome = (Outcome.SUCCESS if success.any() else Outcome.FAILURE) if sparse else unjudged
     told[f"t_monotonic_ns: {hz:g} steps per second, {how}."] = None
-    told["actor: EXPERT throughout: every step counts as a demonstration."] = None
     told[
         "success, outcome: success at the steps whose reward is 1, where rewards are 0 or 1; otherwise the outcome is "
-        "'aborted', judged by nobody."
+        "what was given, or 'aborted', judged by nobody."
     ] = None
     told["task, instruction: the environment's name, unless others are given; seed, policy_id, operator_id: empty."] = (
         None
@@ -138,6 +138,7 @@ def _strangers(
         action.astype(np.float32) if action.dtype.kind not in "iuf" else action,
         hz=hz,
         final_observation=final,
+        actor=actors(options, length, told),
         reward=reward,
         terminated=_column(demo, "dones", length, np.float64) > 0,
         success=success if sparse else np.zeros(length, np.bool_),

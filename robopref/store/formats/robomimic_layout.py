@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from robopref.errors import RoboprefError
@@ -40,14 +38,3 @@ def demo_number(name: str) -> int:
     """The number behind ``demo_``; demonstrations of other names come last."""
     number = name.rpartition("_")[2]
     return int(number) if number.isdigit() else 1 << 62
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turns what h5py raises for a damaged file into RoboprefError."""
-    try:
-        yield
-    except RoboprefError:
-        raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-        raise RoboprefError(f"{path} cannot be read ({error}): it is no HDF5 file, or damaged.") from error

@@ -1,7 +1,10 @@
 """Transitions that SERL and HIL-SERL pickle, into a store. A pickle executes code, so it takes the user's trust.
 
-A file is a list of ``{observations, actions, next_observations, rewards, masks, dones}``, with ``infos`` where they
-were kept; ``infos["intervene_action"]`` is there where a person drove, and ``actions`` is what was executed.
+A file is a list of ``{observations, actions, next_observations, rewards, masks, dones}``. Files of demonstrations keep
+``infos`` as well, with ``intervene_action``, what was executed, where a person drove. Training takes that out before it
+writes: its ``buffer/`` mixes the policy's steps with the person's, and its ``demo_buffer/`` holds the person's alone.
+Such files do not say who acted, and are refused until the user does: a rollout of the policy taken for a demonstration
+would be imitated.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.store.formats.base import Conversion, ConversionOptions
-from robopref.store.formats.foreign import made_episode, made_id
+from robopref.store.formats.foreign import actors, made_episode, made_id, nothing_like
+from robopref.store.formats.importing import add_all, located
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Episode, EpisodeInfo, Outcome
 
 SUFFIXES = (".pkl", ".pickle")
 HZ = 10.0  # of the Franka arms that both were written for
-INTERVENTION = "intervene_action"
+INTERVENTION, SUCCEEDED = "intervene_action", "succeed"
 _NEEDED = ("observations", "actions", "next_observations", "rewards", "dones")
 
 
@@ -42,25 +46,39 @@ def import_serl(path: Path, store: EpisodeStore, options: ConversionOptions) -> 
             "with --trust."
         )
     told: dict[str, None] = {}
-    skipped, steps, episodes = [], 0, 0
+    lost: dict[str, None] = {}
+    added = add_all(_episodes(files, options, told, lost), store, options)
+    return Conversion(added.episodes, added.steps, tuple(lost), tuple(told), tuple(added.skipped))
+
+
+def _episodes(
+    files: Sequence[Path], options: ConversionOptions, told: dict[str, None], lost: dict[str, None]
+) -> Iterator[tuple[str, Episode]]:
     for done, file in enumerate(files):
         options.progress(done, len(files))
-        for number, (first, transitions) in enumerate(_split(_load(file), file)):
-            where = f"{file}, transitions {first} to {first + len(transitions) - 1}"
-            try:
-                episode = _episode(transitions, file, number, options, told)
-                if store.has(episode.info.episode_id):
-                    if not options.append:
-                        raise RoboprefError(f"{store.path} already has it, as {episode.info.episode_id}.")
-                    skipped.append(f"{episode.info.episode_id}: {store.path} has it already.")
-                    continue
-                store.add(episode)
-            except RoboprefError as error:
-                raise RoboprefError(f"{where}: {error}") from error
-            episodes, steps = episodes + 1, steps + len(episode)
+        transitions = _load(file)
+        noted = any(INTERVENTION in _infos(entry) for entry in transitions)
+        if not noted and options.actor is None:
+            raise RoboprefError(
+                f"{file} does not say who acted: no infos have {INTERVENTION!r}, which HIL-SERL's training takes out. "
+                "Say so: --actor human for the steps of its demo_buffer, expert for demonstrations, policy for "
+                "rollouts that nobody corrected. Its buffer, which mixes them, cannot be used."
+            )
+        for number, (first, run) in enumerate(_split(transitions)):
+            where = f"{file}, transitions {first} to {first + len(run) - 1}"
+            with located(where):
+                episode = _episode(run, file, number, options, noted, told)
+            yield where, episode
+        for key in {key for entry in transitions for key in entry} - {*_NEEDED, "infos"}:
+            lost[f"{key}: of the transitions."] = None
+        for key in {key for entry in transitions for key in _infos(entry)} - {INTERVENTION, SUCCEEDED}:
+            lost[f"infos[{key!r}]: of the transitions."] = None
     options.progress(len(files), len(files))
-    lost = ("masks, and what infos hold besides intervene_action and succeed.",)
-    return Conversion(episodes, steps, lost, tuple(told), tuple(skipped))
+
+
+def _infos(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    infos = entry.get("infos")
+    return infos if isinstance(infos, Mapping) else {}
 
 
 def _load(path: Path) -> list[Mapping[str, Any]]:
@@ -87,12 +105,12 @@ def _kind(found: Any) -> str:
     return f"an object of {type(found).__name__}"
 
 
-def _split(transitions: list[Mapping[str, Any]], path: Path) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
+def _split(transitions: list[Mapping[str, Any]]) -> Iterator[tuple[int, list[Mapping[str, Any]]]]:
     """Runs of transitions: they end where one is done, and where the next one does not go on from what was seen."""
     begin = 0
     for number, entry in enumerate(transitions, start=1):
         last = number == len(transitions)
-        if last or bool(np.asarray(entry["dones"]).any()) or not _goes_on(entry, transitions[number]):
+        if last or _done(entry) or not _goes_on(entry, transitions[number]):
             yield begin, transitions[begin:number]
             begin = number
 
@@ -115,6 +133,7 @@ def _episode(
     path: Path,
     number: int,
     options: ConversionOptions,
+    noted: bool,
     told: dict[str, None],
 ) -> Episode:
     seen = [dict(_leaves(entry["observations"])) for entry in transitions]
@@ -122,45 +141,64 @@ def _episode(
     stack = _stack(last, told)
     observation = {key: _stacked([one.get(key) for one in seen], f"observations/{key}", stack) for key in seen[0]}
     final = {key: value[-1] if stack else value for key, value in last.items()}
-    infos = [entry.get("infos") or {} for entry in transitions]
-    action = _stacked([entry["actions"] for entry in transitions], "actions", 0)
-    actor = np.full(len(transitions), Actor.EXPERT, np.int8)
-    if any(INTERVENTION in info for info in infos):
-        actor = np.array([Actor.HUMAN if INTERVENTION in info else Actor.POLICY for info in infos], np.int8)
-        told["actor: HUMAN where infos have intervene_action, POLICY elsewhere in an episode that has it."] = None
-        told["policy_action: none while the human drives, since it was not kept."] = None
-    else:
-        told["actor: EXPERT in episodes whose infos nowhere have intervene_action (training removes it)."] = None
+    acted = _acted(transitions, told) if noted else _as_told(transitions, options, told)
     reward = _stacked([np.asarray(entry["rewards"], np.float64).reshape(()) for entry in transitions], "rewards", 0)
-    done = np.array([bool(np.asarray(entry["dones"]).any()) for entry in transitions])
-    hz = options.fps or HZ
-    told[f"t_monotonic_ns: {hz:g} steps per second, {'as asked for' if options.fps else 'assumed'}."] = None
-    told["outcome: success where the last step is done and infos say succeed, or else is rewarded; failure where it is "
-         "done only; 'aborted' where nothing is."] = None  # fmt: skip
-    told["episodes: split where one is done, and where a transition does not go on from the one before."] = None
-    succeeded = bool(infos[-1].get("succeed", reward[-1] > 0))
-    outcome = (Outcome.SUCCESS if succeeded else Outcome.FAILURE) if done[-1] else Outcome.ABORTED
+    done = np.array([_done(entry) for entry in transitions])
+    outcome = _outcome(transitions[-1], float(reward[-1]), options, told)
     success = np.zeros(len(transitions), np.bool_)
     success[-1] = outcome is Outcome.SUCCESS
+    hz = options.fps or HZ
+    told[f"t_monotonic_ns: {hz:g} steps per second, {'as asked for' if options.fps else 'assumed'}."] = None
+    told["episodes: split where one is done, and where a transition does not go on from the one before."] = None
     task = options.task or path.stem
     info = EpisodeInfo(
         task=task,
         instruction=options.instruction or task,
         outcome=outcome,
-        episode_id=made_id("serl", f"{path.stem}-{number:06d}", action, reward),
+        episode_id=made_id("serl", f"{path.stem}-{number:06d}", acted["action"], reward),
         extra={"hz": hz, "serl": {"file": path.name, "episode": number}},
     )
-    return made_episode(
-        info,
-        observation,
-        action,
-        hz=hz,
-        final_observation=final,
-        actor=actor,
-        reward=reward,
-        terminated=done,
-        success=success,
-    )
+    known = acted | {"reward": reward, "terminated": done, "success": success}
+    return made_episode(info, observation, hz=hz, final_observation=final, **known)
+
+
+def _acted(transitions: Sequence[Mapping[str, Any]], told: dict[str, None]) -> dict[str, NDArray[Any]]:
+    """Actions and who acted, where interventions were noted."""
+    given = _stacked([entry["actions"] for entry in transitions], "actions", 0)
+    human = np.array([INTERVENTION in _infos(entry) for entry in transitions])
+    driven = [_infos(entry).get(INTERVENTION, action) for entry, action in zip(transitions, given, strict=True)]
+    action = _stacked([np.asarray(one, given.dtype) for one in driven], INTERVENTION, 0)
+    still = ~human & (given == 0).all(axis=tuple(range(1, given.ndim)))
+    actor = np.where(human, Actor.HUMAN, np.where(still, Actor.HOLD, Actor.POLICY)).astype(np.int8)
+    # The recorder overwrites what was proposed with what the person did; where both are there they differ.
+    proposed = (actor == Actor.POLICY) | (human & (action != given).any(axis=tuple(range(1, given.ndim))))
+    policy_action = np.where(proposed.reshape(-1, *[1] * (given.ndim - 1)), given, nothing_like(given))
+    told[
+        "actor: HUMAN where infos have intervene_action; HOLD, which nothing is learned from, where the action is zero "
+        "without it, as between a demonstrator's movements; POLICY elsewhere."
+    ] = None
+    if (human & ~proposed).any():
+        told["policy_action: none where the person drives and nothing else was kept."] = None
+    return {"action": action, "actor": actor, "policy_action": policy_action}
+
+
+def _as_told(
+    transitions: Sequence[Mapping[str, Any]], options: ConversionOptions, told: dict[str, None]
+) -> dict[str, NDArray[Any]]:
+    action = _stacked([entry["actions"] for entry in transitions], "actions", 0)
+    return {"action": action, "actor": actors(options, len(action), told)}
+
+
+def _done(entry: Mapping[str, Any]) -> bool:
+    return bool(np.asarray(entry["dones"]).any())
+
+
+def _outcome(last: Mapping[str, Any], reward: float, options: ConversionOptions, told: dict[str, None]) -> Outcome:
+    told["outcome: success where the last step is done and infos say succeed, or else is rewarded; failure where it is "
+         "only done; where it is not, what was given, or 'aborted', judged by nobody."] = None  # fmt: skip
+    if not _done(last):
+        return options.outcome or Outcome.ABORTED
+    return Outcome.SUCCESS if bool(_infos(last).get(SUCCEEDED, reward > 0)) else Outcome.FAILURE
 
 
 def _stack(observation: Mapping[str, NDArray[Any]], told: dict[str, None]) -> int:
