@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import logging
 import os
 import random
 import signal
@@ -147,6 +148,7 @@ class Figures:
     recovered: int = 0
     completed: int = 0  # killed while finishing, and there in full all the same
     none_told: int = 0  # killed before a step was told
+    unwritten: int = 0  # all of its few steps were with the thread still
     losses: list[float] = field(default_factory=list)  # seconds
     wrong: list[str] = field(default_factory=list)
 
@@ -180,6 +182,7 @@ def hold_against(directory: Path, told: list[tuple[str, Told]], size: int, figur
         last = int(episode.t_monotonic_ns[-1]) if episode is not None else one.times[0]
         figures.losses.append((one.killed_at - last) / 1e9)
         figures.recovered += episode is not None
+        figures.unwritten += episode is None
         figures.completed += episode is not None and episode.info.outcome is Outcome.SUCCESS
         missing = [t for t in one.times if t > last or episode is None]
         if missing and one.killed_at - missing[0] > 1e9:
@@ -196,6 +199,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=50, help="kills in one directory, before it is looked at")
     parser.add_argument("--directory", type=Path, help="where to write (default: the system's temporary directory)")
     arguments = parser.parse_args()
+    logging.disable(logging.WARNING)  # every recovery is a warning
     figures, started = Figures(), monotonic()
     for first in range(0, arguments.kills, arguments.each):
         with tempfile.TemporaryDirectory(dir=arguments.directory) as directory:
@@ -218,7 +222,7 @@ def report(figures: Figures, kills: int, seconds: float) -> None:
     print(f"finished episodes told: {figures.finished}; lost: {sum('finished' in wrong for wrong in figures.wrong)}")
     print(
         f"unfinished episodes: {figures.unfinished}, {figures.none_told} of them before a step was told; "
-        f"recovered: {figures.recovered}, {figures.completed} of them in full"
+        f"recovered: {figures.recovered}, {figures.completed} of them in full; not on the disk yet: {figures.unwritten}"
     )
     print(
         f"from the last step kept to the kill: p50 {np.percentile(losses, 50):.2f} ms, "

@@ -26,8 +26,8 @@ from robopref.store import EpisodeStore
 from robopref.trajectory import Actor, Episode, Outcome, takeover_count
 
 RULE = LabelingRule(window=3)
-P, H, O = Actor.POLICY, Actor.HUMAN, Actor.HOLD  # noqa: E741
-ACTORS = [P] * 8 + [H] * 6 + [O] * 2 + [H] * 2 + [P] * 7
+P, H, N = Actor.POLICY, Actor.HUMAN, Actor.HOLD
+ACTORS = [P] * 8 + [H] * 6 + [N] * 2 + [H] * 2 + [P] * 7
 NASTY = 'push "it" <b>now</b> & </script><script>window.bad = 1</script>'
 
 
@@ -106,7 +106,10 @@ def test_pages_are_well_formed_and_say_what_is_damaged(viewer: Path) -> None:
 
 def test_the_list_filters_sorts_and_remembers(page: Any, viewer: Path) -> None:
     page.goto((viewer / "index.html").as_uri())
-    numbers = lambda: page.locator("#rows tr td:first-child").all_inner_texts()  # noqa: E731
+
+    def numbers():
+        return page.locator("#rows tr td:first-child").all_inner_texts()
+
     assert numbers() == ["1", "2", "3"]
     assert NASTY in page.locator("#common").inner_text()
     assert page.evaluate("window.bad") is None
@@ -180,7 +183,10 @@ def test_playing_runs_to_the_end_with_the_film(page: Any, viewer: Path) -> None:
     page.get_by_label("Speed").select_option("2")
     page.locator("#slider").focus()
     page.keyboard.press(" ")
-    now = lambda: int(page.locator("#slider").get_attribute("aria-valuenow"))  # noqa: E731
+
+    def now():
+        return int(page.locator("#slider").get_attribute("aria-valuenow"))
+
     until(lambda: now() == 8, "it has played to the end", 15)
     until(lambda: page.locator("#play").inner_text() == "Play", "it stopped there")
     until(lambda: abs(brightness(page) - 9 * 7) < 4, "the film shows the last step", 10)
@@ -333,7 +339,7 @@ def test_the_rate_of_a_film_is_the_recordings() -> None:
     assert film_rate(noted) == 15
 
 
-@pytest.mark.parametrize("actors", [ACTORS, [H], [O, H, O, O, P, H, O], [P, H] * 200, [P]])
+@pytest.mark.parametrize("actors", [ACTORS, [H], [N, H, N, N, P, H, N], [P, H] * 200, [P]])
 def test_takeovers_are_counted_as_everywhere(actors: list[Actor]) -> None:
     found = list(takeovers(np.array(actors)))
     assert len(found) == takeover_count(np.array(actors))

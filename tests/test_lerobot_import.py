@@ -266,9 +266,9 @@ def test_large_arrays_lie_in_temporary_files_that_are_gone_afterwards(tmp_path, 
 
 def test_an_own_export_without_its_episode_columns_is_taken_for_anothers(tmp_path, store):
     path, _ = exported(tmp_path, pictured(2), fps=20)
+    ours = [f"robopref/{name}" for name in ("episode_id", "outcome", "info")]
     for number in range(2):
-        ours = [f"robopref/{name}" for name in ("episode_id", "outcome", "info")]
-        edit_table(path / f"meta/episodes/chunk-000/file-00{number}.parquet", lambda table: table.drop_columns(ours))  # noqa: B023
+        edit_table(path / f"meta/episodes/chunk-000/file-00{number}.parquet", lambda table: table.drop_columns(ours))
     episodes, told = imported(path, store)
     original = list(EpisodeStore.open(tmp_path / "store"))
     for one, other in zip(episodes, original, strict=True):

@@ -62,11 +62,12 @@ def test_bad_settings() -> None:
 def test_through_the_trainer() -> None:
     policy, dataset = make_dataset()
     objective = get_objective("paired-takeover", beta=0.5, anchor_weight=0.5)
+    assert objective.mixture is not None
     curve: dict[int, Any] = {}
     trainer = Trainer(
         policy,
         dataset,
-        BalancedSampler(dataset.labels, 24, shares=objective.mixture(dataset.labels).shares),  # type: ignore[misc]
+        BalancedSampler(dataset.labels, 24, shares=objective.mixture(dataset.labels).shares),
         objective,
         TrainerConfig(steps=60, batch_size=24, learning_rate=3e-3, log_every=1, precision="fp32"),
         accelerator=make_accelerator("fp32", "cpu"),

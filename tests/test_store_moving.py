@@ -19,7 +19,7 @@ import pytest
 from robopref.errors import RoboprefError
 from robopref.store import EpisodeStore
 from robopref.store.checking import check
-from robopref.store.moving import by_fraction, by_outcome, merge, split
+from robopref.store.moving import by_fraction, merge, split
 from robopref.trajectory import Actor, EpisodeInfo, Outcome, Step
 
 INFO = EpisodeInfo(task="reach", instruction="reach the goal")
@@ -192,15 +192,6 @@ def test_splitting_at_random_is_repeatable_and_complete(tmp_path: Path) -> None:
     # Together again they are what they were.
     merge(list(shares), tmp_path / "back")
     assert EpisodeStore.open(tmp_path / "back").fingerprint() == a.fingerprint()
-
-
-def test_splitting_by_outcome(tmp_path: Path) -> None:
-    a = made(tmp_path / "a", 5)
-    split(a.path, by_outcome(a, tmp_path / "by"))
-    for name, episodes in (("success", 3), ("failure", 2)):
-        store = EpisodeStore.open(tmp_path / "by" / name)
-        assert [info.outcome for info in map(store.info, store.episode_ids())] == [Outcome(name)] * episodes
-    assert not (tmp_path / "by" / "aborted").exists()
 
 
 def test_splits_that_make_no_sense(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +17,11 @@ from rich.progress import (
 )
 
 console = Console()
+
+
+def say(text: str, style: str | None = None) -> None:
+    """Print a line as it is: nothing is markup, and the terminal wraps it, so that paths can be copied."""
+    console.print(escape(text), style=style, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
-from rich.markup import escape
 
-from robopref.cli.console import console
+from robopref.cli.console import say
 
 if TYPE_CHECKING:
     from robopref.store.checking import Problem
@@ -55,15 +54,15 @@ def run_data_check(config: DataCheck) -> bool:
         print(json.dumps({"path": str(config.data), "problems": found}, indent=2))
         return not problems
     for problem in problems:
-        _say(_line(problem))
+        say(_line(problem))
     repairable = sum(problem.repairable for problem in problems)
     if problems:
-        _say(
+        say(
             f"{config.data}: {len(problems)} problem{'s' if len(problems) > 1 else ''}, {repairable} of them for "
             f"robopref data repair"
         )
     else:
-        _say(f"{config.data}: everything is as it was recorded")
+        say(f"{config.data}: everything is as it was recorded")
     return not problems
 
 
@@ -75,25 +74,21 @@ def run_data_repair(config: DataRepair) -> bool:
     if config.dry_run:
         problems = check(config.data)
         for problem in problems:
-            _say(f"{'would repair' if problem.repairable else 'cannot repair'} {_line(problem)}")
+            say(f"{'would repair' if problem.repairable else 'cannot repair'} {_line(problem)}")
         if not problems:
-            _say(f"{config.data}: nothing to repair")
+            say(f"{config.data}: nothing to repair")
         return all(problem.repairable for problem in problems)
     done = repair(config.data)
     for sentence in done:
-        _say(sentence)
+        say(sentence)
     remaining = check(config.data)
     for problem in remaining:
-        _say(f"remains: {_line(problem)}")
+        say(f"remains: {_line(problem)}")
     if not done and not remaining:
-        _say(f"{config.data}: nothing to repair")
+        say(f"{config.data}: nothing to repair")
     return not remaining
 
 
 def _line(problem: Problem) -> str:
     named = problem.what.startswith(str(problem.file))
     return f"{problem.what} ({problem.how}.)" if named else str(problem)
-
-
-def _say(text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)

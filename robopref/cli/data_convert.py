@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.markup import escape
 
-from robopref.cli.console import console, progress_bar
+from robopref.cli.console import progress_bar, say
 from robopref.cli.data_formats import FORMATS, OWN, detect, is_data_directory
 from robopref.cli.data_info import size_text
 from robopref.errors import RoboprefError
@@ -75,7 +74,7 @@ def run_data_convert(config: DataConvert) -> bool:
         else:
             _tell(config, _export(config, to) if found == OWN else _import(config, found))
     except KeyboardInterrupt:
-        console.print(f"stopped; what is in {escape(str(config.target))} is whole, and --append goes on with it")
+        say(f"stopped; what is in {config.target} is whole, and --append goes on with it")
         raise
     return True
 
@@ -147,28 +146,24 @@ def _compress(config: DataConvert) -> None:
     with progress_bar("to video", len(source)) as progress:
         made = compress(source, EpisodeStore.create_or_open(config.target), options, progress=progress)
     sizes = f"{size_text(made.original_bytes)} became {size_text(made.video_bytes)}"
-    _say(f"{config.target}: {made.episodes} episodes, {made.steps} steps; {sizes}")
+    say(f"{config.target}: {made.episodes} episodes, {made.steps} steps; {sizes}")
     for column, error in made.errors.items():
         lossless = error.max_error == 0
-        _say(f"  {column}: {'lossless' if lossless else f'{error.psnr:.1f} dB, at most {error.max_error} of 255 off'}")
+        say(f"  {column}: {'lossless' if lossless else f'{error.psnr:.1f} dB, at most {error.max_error} of 255 off'}")
     if made.left_out:
-        _say(f"  {len(made.left_out)} were there already")
+        say(f"  {len(made.left_out)} were there already")
 
 
 def _tell(config: DataConvert, conversion: Conversion) -> None:
-    _say(f"{config.target}: {conversion.episodes} episodes, {conversion.steps} steps")
+    say(f"{config.target}: {conversion.episodes} episodes, {conversion.steps} steps")
     for name, sentences in (
         ("lost", conversion.lost),
         ("invented", conversion.invented),
         ("skipped", conversion.skipped),
     ):
         for sentence in sentences[:_SHOWN]:
-            _say(f"  {name}: {sentence}")
+            say(f"  {name}: {sentence}")
         if len(sentences) > _SHOWN:
-            _say(f"  {name}: {len(sentences) - _SHOWN} more")
+            say(f"  {name}: {len(sentences) - _SHOWN} more")
     if conversion.episodes and not (conversion.lost or conversion.invented):
-        _say("  nothing was lost, nothing invented")
-
-
-def _say(text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)
+        say("  nothing was lost, nothing invented")

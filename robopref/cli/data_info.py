@@ -13,7 +13,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from robopref.cli.console import console
+from robopref.cli.console import console, say
 from robopref.trajectory import Actor, Outcome
 
 if TYPE_CHECKING:
@@ -119,11 +119,10 @@ def _outcome_rate(episodes: Sequence[EpisodeFigures], outcome: Outcome) -> dict[
 
 
 def _print(path: Path, figures: dict[str, Any]) -> None:
-    say: Callable[[str], None] = lambda text: console.print(escape(text), highlight=False, soft_wrap=True)  # noqa: E731
     for recovery in figures["recovered"]:
         say(f"just now: {recovery}")
     for problem in figures["damaged"].values():
-        console.print(escape(f"damaged, left out below: {problem}"), style="red", highlight=False, soft_wrap=True)
+        say(f"damaged, left out below: {problem}", style="red")
     beside = {name: figures[name] for name in ("running", "stuck", "discarded") if figures[name]}
     told = {"running": "being recorded now", "stuck": "interrupted, not recoverable", "discarded": "discarded"}
     say(f"{path}: {figures['episodes']} episodes, {figures['steps']} steps, {size_text(figures['bytes'])}")

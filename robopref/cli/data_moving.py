@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.markup import escape
 
-from robopref.cli.console import console, progress_bar
+from robopref.cli.console import progress_bar, say
 from robopref.errors import RoboprefError
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def run_data_split(config: DataSplit) -> bool:
         _say(path, moved)
     left = len(store) - sum(map(len, parts.values()))
     if left:
-        console.print(f"{left} episodes went into no part", highlight=False)
+        say(f"{left} episodes went into no part")
     return True
 
 
@@ -133,4 +132,4 @@ def _say(path: Path, moved: Moved) -> None:
     if moved.left_out:
         told += f"; {len(moved.left_out)} were there already"
     for line in (told, *moved.notes):
-        console.print(escape(line), highlight=False, soft_wrap=True)
+        say(line)

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from robopref.cli.console import console
+from robopref.cli.console import console, say
 
 _BAR = 30  # characters
 _ROWS = 8  # dimensions of one column
@@ -21,8 +21,8 @@ _LEVELS = " ▁▂▃▄▅▆▇█"
 def print_statistics(statistics: dict[str, Any]) -> None:
     """Print what ``directory_statistics`` found."""
     for problem in statistics["damaged"].values():
-        console.print(escape(f"damaged, left out below: {problem}"), style="red", highlight=False, soft_wrap=True)
-    _say(f"{statistics['path']}: {statistics['episodes']} episodes")
+        say(f"damaged, left out below: {problem}", style="red")
+    say(f"{statistics['path']}: {statistics['episodes']} episodes")
     _print_lengths(statistics["lengths"])
     _print_labels(statistics["labels"])
     _print_actions(statistics["actions"])
@@ -31,19 +31,19 @@ def print_statistics(statistics: dict[str, Any]) -> None:
 
 
 def _print_lengths(lengths: dict[str, Any]) -> None:
-    _say(f"lengths: {lengths['shortest']} to {lengths['longest']} steps, median {lengths['median']:g}")
+    say(f"lengths: {lengths['shortest']} to {lengths['longest']} steps, median {lengths['median']:g}")
     edges = lengths["edges"]
     totals = [sum(of) for of in zip(*lengths["counts"].values(), strict=True)]
     for i, total in enumerate(totals):
         told = ", ".join(f"{of[i]} {outcome}" for outcome, of in lengths["counts"].items() if of[i])
         bar = "█" * round(_BAR * total / max(totals))
-        _say(f"  {edges[i]:7.0f} to {edges[i + 1]:7.0f}  {bar:{_BAR}}  {told}".rstrip())
+        say(f"  {edges[i]:7.0f} to {edges[i + 1]:7.0f}  {bar:{_BAR}}  {told}".rstrip())
 
 
 def _print_labels(labels: dict[str, Any]) -> None:
     total = max(1, sum(labels["counts"].values()))
     told = ", ".join(f"{name} {count} ({100 * count / total:.1f} %)" for name, count in labels["counts"].items())
-    _say(f"labels with a window of {labels['rule']['window']}: {told}")
+    say(f"labels with a window of {labels['rule']['window']}: {told}")
 
 
 def _print_actions(actions: dict[str, Any]) -> None:
@@ -67,13 +67,13 @@ def _print_actions(actions: dict[str, Any]) -> None:
 
 def _print_distance(against: dict[str, Any], *, discrete: bool) -> None:
     if not against["steps"]:
-        _say("no step with a human action beside the policy's proposal")
+        say("no step with a human action beside the policy's proposal")
         return
     share = 100 * against["same_action"] / against["steps"]
-    _say(f"while the operator drove ({against['steps']} steps), the policy proposed the very same in {share:.1f} %")
+    say(f"while the operator drove ({against['steps']} steps), the policy proposed the very same in {share:.1f} %")
     if against["distance"] is not None and not discrete:
         d = {name: values[0] for name, values in against["distance"].items()}
-        _say(
+        say(
             f"distance of the two actions: mean {d['mean']:.4g}, median {d['q50']:.4g}, 90 % below {d['q90']:.4g}, "
             f"at most {d['max']:.4g} (Euclidean, in the units of the actions)"
         )
@@ -117,7 +117,3 @@ def _spark(counts: Sequence[int]) -> str:
     highest = max(1, *counts)
     # What was recorded at all is seen, however rare.
     return "".join(_LEVELS[0 if count == 0 else max(1, round(8 * count / highest))] for count in counts)
-
-
-def _say(text: str) -> None:
-    console.print(escape(text), highlight=False, soft_wrap=True)

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.markup import escape
 
-from robopref.cli.console import console, progress_bar
+from robopref.cli.console import progress_bar, say
 from robopref.cli.relabel import stored_rule
 from robopref.errors import RoboprefError
 
@@ -43,11 +42,11 @@ def run_data_view(config: DataView) -> bool:
     with progress_bar("episodes", len(ids)) as progress:
         viewer = write_viewer(store, config.out, rule=stored_rule([config.data]), ids=ids, progress=progress)
     for episode in viewer.damaged:
-        console.print(escape(f"damaged, left out: {episode.problem}"), style="red", highlight=False, soft_wrap=True)
+        say(f"damaged, left out: {episode.problem}", style="red")
     kept = f" ({viewer.kept} as they were)" if viewer.kept else ""
-    console.print(f"{viewer.episodes} episodes{kept}: {escape(str(viewer.index))}", highlight=False, soft_wrap=True)
+    say(f"{viewer.episodes} episodes{kept}: {viewer.index}")
     if config.open and not webbrowser.open(viewer.index.resolve().as_uri()):
-        console.print("no browser here: copy the folder to a machine that has one, and open index.html")
+        say("no browser here: copy the folder to a machine that has one, and open index.html")
     return True
 
 

@@ -53,13 +53,16 @@ class ObjectiveOutput:
 class Objective:
     """A loss with its settings, as the trainer calls it.
 
-    ``needs_reference``: whether it compares with a frozen reference; ``own_prefix_kl``: whether a' is to be scored on
-    the labelled action's own prefix (the public APO trainer's estimate) rather than in a pass of its own; ``mixture``:
-    labels [N] -> what its batches are made of, for objectives that are a way of sampling (else the caller's choice);
-    ``contrast``: the second action that is scored at each observation when there is a reference: a mismatched one for
-    the KL estimate, the rejected one of a pair (recorded, or a sample of the reference where there is none; or always
-    sampled), with gradients, or none; ``window``: how many steps in a row are
-    judged together, for objectives whose batches are pairs of windows (0: none are).
+    Attributes:
+        needs_reference: whether it compares with a frozen reference.
+        own_prefix_kl: whether a' is to be scored on the labelled action's own prefix (as the public APO trainer does)
+            rather than in a pass of its own.
+        mixture: labels [N] -> what its batches are made of, for objectives that are a way of sampling; else the
+            caller's choice.
+        contrast: the second action that is scored at each observation when there is a reference: a mismatched one for
+            the KL estimate; the rejected one of a pair, recorded, or a sample of the reference where there is none; one
+            that is always sampled; or none. Those of pairs get gradients.
+        window: how many steps in a row are judged together, for objectives whose batches are pairs of windows; 0: none.
     """
 
     name: str

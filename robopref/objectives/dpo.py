@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from robopref.errors import RoboprefError
 from robopref.mixture import DESIRABLE_SHARES, Mixture
 from robopref.objectives.base import (
     Objective,
@@ -28,7 +27,7 @@ from robopref.objectives.base import (
     register_objective,
 )
 from robopref.objectives.binary import anchor_loss
-from robopref.objectives.pairwise import bradley_terry, pair_metrics
+from robopref.objectives.pairwise import bradley_terry, pair_logps, pair_metrics
 
 
 def dpo_loss(
@@ -81,17 +80,8 @@ def make_dpo(*, beta: float = 0.1, anchor_weight: float = 0.0) -> Objective:
     check_settings(beta, anchor_weight)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
-        if (
-            inputs.reference_logps is None
-            or inputs.policy_rejected_logps is None
-            or inputs.reference_rejected_logps is None
-        ):
-            raise RoboprefError("DPO compares pairs with a reference: their log-probabilities are missing.")
         return dpo_loss(
-            inputs.policy_logps,
-            inputs.reference_logps,
-            inputs.policy_rejected_logps,
-            inputs.reference_rejected_logps,
+            *pair_logps(inputs, "DPO"),
             beta=beta,
             anchor_weight=anchor_weight,
             reduce=inputs.reduce,

@@ -32,6 +32,7 @@ from robopref.objectives.base import (
     register_objective,
 )
 from robopref.objectives.dpo import dpo_loss
+from robopref.objectives.pairwise import pair_logps
 
 
 def paired_takeover_loss(
@@ -78,17 +79,8 @@ def make_paired_takeover(*, beta: float = 0.1, anchor_weight: float = 0.0, proxi
     _check_proximal(proximal_weight)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
-        if (
-            inputs.reference_logps is None
-            or inputs.policy_rejected_logps is None
-            or inputs.reference_rejected_logps is None
-        ):
-            raise RoboprefError("paired takeovers compare with a reference: its log-probabilities are missing.")
         return paired_takeover_loss(
-            inputs.policy_logps,
-            inputs.reference_logps,
-            inputs.policy_rejected_logps,
-            inputs.reference_rejected_logps,
+            *pair_logps(inputs, "paired-takeover"),
             beta=beta,
             anchor_weight=anchor_weight,
             proximal_weight=proximal_weight,

@@ -5,6 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from robopref.errors import RoboprefError
+from robopref.objectives.base import ObjectiveInputs
+
+
+def pair_logps(inputs: ObjectiveInputs, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities [B, L] of the preferred action under policy and reference, then of the rejected one.
+
+    Raises:
+        RoboprefError: saying that ``name`` needs what is missing.
+    """
+    preferred = inputs.policy_logps, inputs.reference_logps
+    rejected = inputs.policy_rejected_logps, inputs.reference_rejected_logps
+    if preferred[1] is None or rejected[0] is None or rejected[1] is None:
+        raise RoboprefError(f"{name} compares pairs with a reference: their log-probabilities are missing.")
+    return preferred[0], preferred[1], rejected[0], rejected[1]
+
 
 def bradley_terry(chosen_ratio: Tensor, rejected_ratio: Tensor, beta: float) -> Tensor:
     """-log sigmoid(beta (chosen - rejected)) [P] of log ratios [P] of pairs."""

@@ -85,7 +85,7 @@ def split(
 
     Args:
         source: a data directory; it stays as it is.
-        parts: ids by directory (see ``by_fraction`` and ``by_outcome``); an episode goes to one of them at most.
+        parts: ids by directory (see ``by_fraction``); an episode goes to one of them at most.
         copy: as for ``merge``.
         progress: as for ``merge``, over all parts.
 
@@ -126,14 +126,6 @@ def by_fraction(store: EpisodeStore, fractions: Mapping[Path, float], seed: int)
     parts = {part: sorted(ids[i] for i in chosen) for part, chosen in zip(fractions, dealt, strict=True)}
     if empty := [part for part, chosen in parts.items() if not chosen]:
         raise RoboprefError(f"{len(ids)} episodes are too few for {empty[0]} to get any: ask for a larger share.")
-    return parts
-
-
-def by_outcome(store: EpisodeStore, directory: Path) -> dict[Path, list[str]]:
-    """A part for each outcome that occurs, named after it in ``directory``, for ``split``."""
-    parts: dict[Path, list[str]] = {}
-    for episode_id in store.episode_ids():
-        parts.setdefault(directory / store.info(episode_id).outcome, []).append(episode_id)
     return parts
 
 
