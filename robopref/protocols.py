@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +154,22 @@ class TokenPolicy(Protocol):
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint that ``load_policy`` reads."""
+
+
+@runtime_checkable
+class ScoringPolicy(TokenPolicy, Protocol):
+    """A token policy that scores two actions for little more than the price of one."""
+
+    def score(self, batch: Any, action_tokens: Tensor, second_tokens: Tensor | None) -> Scores:
+        """What ``action_logps`` and ``action_logits`` of the first action, and ``action_logps`` of the second, give."""
+
+
+class Scores(NamedTuple):
+    """Log-probabilities [B, L] of the first and (where asked for) second action; logits [B, A, bins] of the first."""
+
+    logps: Tensor
+    second_logps: Tensor | None
+    logits: Tensor
 
 
 @runtime_checkable
