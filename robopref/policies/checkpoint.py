@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,14 +43,24 @@ class PolicyDescription:
 
 
 def write_checkpoint(directory: Path, description: PolicyDescription, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint aside and rename it into place: ``directory`` never holds half of one."""
+    """Write ``policy.json`` and ``policy.safetensors``; ``directory`` never holds half of a checkpoint."""
     from safetensors.torch import save
 
+    def write_weights(staging: Path) -> None:
+        # Through bytes, so that a full disk is an OSError like any other.
+        (staging / _WEIGHTS).write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+
+    write_checkpoint_files(directory, description, write_weights)
+
+
+def write_checkpoint_files(
+    directory: Path, description: PolicyDescription, write_weights: Callable[[Path], None]
+) -> None:
+    """Write ``policy.json`` and what ``write_weights`` puts beside it, aside, and rename all of it into place."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
-        # Through bytes, so that a full disk is an OSError like any other.
-        (staging / _WEIGHTS).write_bytes(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}))
+        write_weights(staging)
         (staging / _DESCRIPTION).write_text(json.dumps(asdict(description), indent=2) + "\n")
         staging.chmod(0o755)
         if directory.exists():
@@ -113,5 +124,7 @@ def read_checkpoint(directory: Path) -> tuple[PolicyDescription, dict[str, Tenso
 def policy_id(directory: Path) -> str:
     """A short name for exactly these weights: kind and a content hash."""
     description = read_description(directory)
-    digest = hashlib.blake2b((directory / _WEIGHTS).read_bytes(), digest_size=6).hexdigest()
-    return f"{description.kind}-{digest}"
+    digest = hashlib.blake2b(digest_size=6)
+    for path in sorted(directory.glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return f"{description.kind}-{digest.hexdigest()}"

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
+
+from robopref.errors import RoboprefError
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,32 @@ class Backbone(nn.Module, ABC):
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V] over the model's whole vocabulary."""
 
+    def logits_of(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Hidden states [..., D] -> logits [..., len(ids)] of these vocabulary ids alone."""
+        return functional.linear(hidden, self.output_weight[ids])
+
+    @property
+    def masks_exactly(self) -> bool:
+        """Whether attention honours any mask that it is given, which packed suffixes need."""
+        return True
+
     @property
     @abstractmethod
     def output_weight(self) -> Tensor:
         """The output embedding [V, D]: a slice of it gives the logits of the action bins alone."""
+
+    def enable_activation_checkpointing(self) -> None:
+        """Recompute activations in the backward pass, in every ``transformers`` model inside.
+
+        Raises:
+            RoboprefError: there is none that can.
+        """
+        models = [m for m in self.model.modules() if hasattr(m, "gradient_checkpointing_enable")]
+        if not models:
+            raise RoboprefError(f"the {self.family} model has nothing that could recompute its activations.")
+        for model in models:
+            if getattr(model, "supports_gradient_checkpointing", False):
+                model.gradient_checkpointing_enable({"use_reentrant": False})
 
     @abstractmethod
     def to_json(self) -> Mapping[str, Any]:

@@ -1,0 +1,64 @@
+"""Our checkpoints of a VLA: PEFT's adapter files beside the ``policy.json`` that every policy has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from robopref.errors import RoboprefError
+from robopref.policies.checkpoint import PolicyDescription, write_checkpoint_files
+
+KIND = "vla"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that an adapter belongs to: a hub id or directory, and a hash of its weights."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class VLADescription:
+    """What ``policy.json`` says of the model, under ``architecture``."""
+
+    base: BaseModel
+    family: str
+    normalize_over: str
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> VLADescription:
+        """The inverse of ``asdict``.
+
+        Raises:
+            RoboprefError: fields are missing: another version wrote it.
+        """
+        try:
+            return cls(BaseModel(**fields["base"]), fields["family"], fields["normalize_over"])
+        except (KeyError, TypeError) as error:
+            raise RoboprefError(f"the description of the vision-language-action policy lacks {error}.") from error
+
+
+def write_vla_checkpoint(
+    directory: Path,
+    description: VLADescription,
+    normalization: dict[str, Any],
+    tokenizer: dict[str, Any],
+    tasks: dict[str, str],
+    write_adapter: Callable[[Path], None],
+) -> None:
+    """Write ``policy.json`` and whatever ``write_adapter`` puts into the directory that it is given, atomically."""
+    write_checkpoint_files(
+        directory,
+        PolicyDescription(
+            kind=KIND,
+            architecture=asdict(description),
+            normalization=normalization,
+            tokenizer=tokenizer,
+            tasks=tasks,
+        ),
+        write_adapter,
+    )

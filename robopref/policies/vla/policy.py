@@ -1,0 +1,252 @@
+"""A vision-language model that writes actions as tokens: the ``TokenPolicy`` around any ``Backbone``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from robopref.errors import RoboprefError
+from robopref.policies.normalization import NormStats
+from robopref.policies.tokenizer import ActionTokenizer
+from robopref.policies.vla import adapters
+from robopref.policies.vla.backbone import Backbone, Prefix
+from robopref.policies.vla.description import BaseModel, VLADescription, write_vla_checkpoint
+from robopref.policies.vla.packing import pack
+from robopref.protocols import Scores
+
+Normalization = Literal["actions", "vocabulary"]
+
+
+class HFVLAPolicy(nn.Module):
+    """Picture and instruction -> action tokens, in the last usable ids of a language model's vocabulary.
+
+    Args:
+        backbone: the vision-language model.
+        norm_stats: of the actions.
+        tokenizer: bins of a normalised action dimension; token t has the id ``backbone.usable_vocabulary - t``.
+        base: which model the backbone's weights are, for the checkpoint of an adapter.
+        tasks: instruction of each task that the policy was trained on.
+        normalize_over: what the log-probabilities sum to one over: the action bins, which is what ``act`` chooses from,
+            or the whole vocabulary with the stop token in the last column, as the public trainers have it.
+
+    Raises:
+        RoboprefError: the vocabulary is too small for the bins.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        norm_stats: NormStats,
+        base: BaseModel,
+        tokenizer: ActionTokenizer | None = None,
+        tasks: Mapping[str, str] | None = None,
+        normalize_over: Normalization = "actions",
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.norm_stats = norm_stats
+        self.tokenizer = tokenizer or ActionTokenizer()
+        self.base = base
+        self.tasks = dict(tasks or {})
+        self.normalize_over = normalize_over
+        check_vocabulary(backbone, self.tokenizer.bins)
+        ids = backbone.usable_vocabulary - torch.arange(1, self.tokenizer.bins + 1)
+        self.register_buffer("action_ids", ids, persistent=False)
+        self.__dict__["_in_reference"] = False
+        self.__dict__["_has_reference"] = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.output_weight.device
+
+    @property
+    def observation_keys(self) -> tuple[str, ...]:
+        """The observation keys that the policy reads."""
+        return ("image",)
+
+    def forward(self, observations: Mapping[str, Any], instructions: Sequence[str], tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, A, bins]."""
+        return self.action_logits(self.encode(observations, instructions), tokens)
+
+    def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Prefix:
+        """Stacked observations [B, ...] and B instructions -> input embeddings of pictures and prompts.
+
+        Raises:
+            RoboprefError: there is no image among the observations.
+        """
+        if "image" not in observations:
+            raise RoboprefError(
+                f"the policy reads the observation 'image', which is not among {sorted(observations)}: run the task "
+                f"with it, or use a policy that reads what there is."
+            )
+        return self.backbone.prefix(observations["image"], instructions)
+
+    def action_logits(self, batch: Prefix, action_tokens: Tensor) -> Tensor:
+        """Teacher-forced logits [B, A, bins] for tokens [B, A] in 1..bins."""
+        return self.score(batch, action_tokens, None).logits
+
+    def action_logps(self, batch: Prefix, action_tokens: Tensor) -> Tensor:
+        """Log-probabilities [B, A + 1] of the tokens [B, A]; the last column is the stop token's, or zero.
+
+        Zero when the log-probabilities are over the action bins: then an action has A tokens and nothing to stop.
+        """
+        return self.score(batch, action_tokens, None).logps
+
+    def score(self, batch: Prefix, action_tokens: Tensor, second_tokens: Tensor | None) -> Scores:
+        """Both actions after one prefix, packed, where the attention honours the mask; else in two passes."""
+        actions = [action_tokens] if second_tokens is None else [action_tokens, second_tokens]
+        tokens = torch.stack([action.to(self.device) for action in actions], dim=1)
+        if len(actions) == 1 or self.backbone.masks_exactly:
+            hidden = self._teacher_forced(batch, tokens)
+        else:
+            warnings.warn(
+                f"the attention of this {self.backbone.family} model cannot keep two actions apart, so each gets a "
+                f"forward pass of its own: load it with sdpa or eager attention to save one.",
+                stacklevel=2,
+            )
+            hidden = torch.cat([self._teacher_forced(batch, tokens[:, i : i + 1]) for i in range(len(actions))], dim=1)
+        logps, logits = self._log_probabilities(hidden, tokens)
+        return Scores(logps[:, 0], None if second_tokens is None else logps[:, 1], logits[:, 0])
+
+    @torch.no_grad()
+    def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Greedy actions [B, A] in environment units; the choice is among the action bins."""
+        tokens = self.greedy_tokens(self.encode(observations, instructions), len(self.norm_stats))
+        return self.norm_stats.unnormalize(self.tokenizer.decode(tokens.cpu().numpy()))
+
+    @torch.no_grad()
+    def greedy_tokens(self, batch: Prefix, count: int) -> Tensor:
+        """The greedy action tokens [B, ``count``]: one pass over the prefix, then a token at a time."""
+        from transformers import DynamicCache
+
+        backbone = self.backbone
+        cache = DynamicCache()
+        layout = self._pack(batch, 1, 0)
+        hidden = backbone.hidden(batch.embeddings, layout.visible, layout.positions, cache)
+        rows = torch.arange(len(batch), device=hidden.device)
+        hidden = hidden[rows, layout.predictors[:, 0, 0]]
+        seen = batch.mask
+        position = layout.positions[rows, layout.predictors[:, 0, 0]]
+        chosen: list[Tensor] = []
+        while True:
+            chosen.append(1 + backbone.logits_of(hidden, self.action_ids).argmax(dim=-1))
+            if len(chosen) == count:
+                return torch.stack(chosen, dim=1)
+            seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
+            position = position + 1
+            step = backbone.embed(self.action_ids[chosen[-1] - 1])[:, None]
+            hidden = backbone.hidden(step, seen[:, None], position[:, None], cache)[:, 0]
+
+    def add_adapter(self, settings: adapters.LoraSettings) -> None:
+        """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there."""
+        if not adapters.has_adapter(self.backbone.model):
+            adapters.add_adapter(self.backbone.model, settings)
+
+    def freeze_reference(self) -> None:
+        """Make the present weights the reference: a frozen copy of the adapter, or the base where none was trained.
+
+        Raises:
+            RoboprefError: there is no adapter, so training would change the base weights, the reference's own.
+        """
+        model = self.backbone.model
+        if not adapters.has_adapter(model):
+            raise RoboprefError("the policy has no adapter to train: call add_adapter() before refining.")
+        adapters.copy_adapter(model, adapters.TRAINED, adapters.REFERENCE)
+        self.__dict__["_has_reference"] = True
+
+    @contextmanager
+    def reference(self) -> Iterator[None]:
+        """Inside it the policy answers as the frozen reference does: without gradients, without dropout.
+
+        Raises:
+            RoboprefError: no reference was frozen.
+        """
+        if not self.__dict__["_has_reference"]:
+            raise RoboprefError("the policy has no reference yet: call freeze_reference() before refining.")
+        training = [(module, module.training) for module in self.modules()]
+        try:
+            self.eval()
+            with adapters.answering_as(self.backbone.model, adapters.REFERENCE), torch.no_grad():
+                yield
+        finally:
+            for module, flag in training:
+                module.training = flag
+
+    def enable_activation_checkpointing(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them: less memory, a third more time."""
+        self.backbone.enable_activation_checkpointing()
+
+    def save(self, directory: Path) -> None:
+        """Write the adapter with what belongs to it; the base is named, not copied.
+
+        Raises:
+            RoboprefError: there is no adapter: nothing was trained.
+        """
+        if not adapters.has_adapter(self.backbone.model):
+            raise RoboprefError("the policy has no adapter, so there is nothing to save: its base has not changed.")
+        write_vla_checkpoint(
+            Path(directory),
+            VLADescription(self.base, self.backbone.family, self.normalize_over),
+            self.norm_stats.to_json(),
+            self.tokenizer.to_json(),
+            self.tasks,
+            lambda staging: adapters.save_adapter(self.backbone.model, staging, self.base.name),
+        )
+
+    def _pack(self, batch: Prefix, suffixes: int, length: int) -> Any:
+        return pack(
+            batch.mask,
+            suffixes,
+            length,
+            bidirectional_prefix=self.backbone.bidirectional_prefix,
+            first_position=self.backbone.first_position,
+        )
+
+    def _teacher_forced(self, batch: Prefix, tokens: Tensor) -> Tensor:
+        """Tokens [B, k, A] -> the hidden states that predict them: [B, k, A, D], with the stop token's [.., A + 1, D].
+
+        Without a stop token the last action token need not be read, only predicted.
+        """
+        inputs = tokens if self.normalize_over == "vocabulary" else tokens[..., :-1]
+        size, suffixes, length = inputs.shape
+        layout = self._pack(batch, suffixes, length)
+        suffix = self.backbone.embed(self.action_ids[inputs.reshape(size, -1) - 1])
+        hidden = self.backbone.hidden(
+            torch.cat([batch.embeddings, suffix.to(batch.embeddings.dtype)], dim=1), layout.visible, layout.positions
+        )
+        rows = torch.arange(size, device=hidden.device)[:, None, None]
+        return hidden[rows, layout.predictors]
+
+    def _log_probabilities(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens [B, k, A]: log-probabilities [B, k, A + 1], and the logits [B, k, A, bins] of the bins."""
+        if self.normalize_over == "actions":
+            logits = self.backbone.logits_of(hidden, self.action_ids).float()
+            logps = logits.log_softmax(dim=-1).gather(-1, (tokens - 1).unsqueeze(-1)).squeeze(-1)
+            return torch.cat([logps, torch.zeros_like(logps[..., :1])], dim=-1), logits
+        logits = self.backbone.logits(hidden).float()
+        stop = torch.full_like(tokens[..., :1], self.backbone.stop_id)
+        ids = torch.cat([self.action_ids[tokens - 1], stop], dim=-1)
+        chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+        return chosen - logits.logsumexp(dim=-1), logits[..., :-1, :][..., self.action_ids]
+
+
+def check_vocabulary(backbone: Backbone, bins: int) -> None:
+    """See that the usable vocabulary holds the action tokens and leaves some text.
+
+    Raises:
+        RoboprefError: it does not.
+    """
+    if bins >= backbone.usable_vocabulary:
+        raise RoboprefError(
+            f"the {backbone.family} model has {backbone.usable_vocabulary} usable vocabulary entries, too few for "
+            f"{bins} action bins beside its text: use fewer bins or a model with a larger vocabulary."
+        )
