@@ -42,7 +42,9 @@ def text_tokenizer(family: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(name) for name in ("<s>", "</s>", "<|im_start|>", *SPECIALS[family.rstrip("2")])])
+    tokenizer.add_special_tokens(
+        [AddedToken(name) for name in ("<s>", "</s>", "<|im_start|>", *SPECIALS[family.rstrip("2")])]
+    )
     return tokenizer
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from robopref.cli.console import console, progress_bar
 from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, image_size_of, run_episodes
@@ -11,6 +14,7 @@ from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.policies.vla.options import PLAIN, VLAOptions
 from robopref.trajectory import Actor, Outcome, takeover_count
 
 
@@ -35,6 +39,7 @@ class Collect:
     """Processes; 0 takes one per core, four at most."""
     resume: bool = False
     """Go on with an interrupted collection."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
 def run_collect(config: Collect) -> bool:
@@ -42,10 +47,10 @@ def run_collect(config: Collect) -> bool:
     from robopref.policies.registry import load_policy, policy_id
     from robopref.store.store import EpisodeStore
 
-    policy = load_policy(config.policy)  # what cannot be loaded is said before anything is written
+    policy = load_policy(config.policy, config.vla)  # what cannot be loaded is said before anything is written
     check_task(config.task)
     seeds = episode_seeds("collect", config.seed, config.episodes)
-    identity = {"policy_id": policy_id(config.policy)}
+    identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "collect", config, resume=config.resume, identity=identity)
     store = EpisodeStore.create_or_open(config.out)
     infos = [store.info(i) for i in store.episode_ids()]
@@ -58,11 +63,12 @@ def run_collect(config: Collect) -> bool:
         observation_keys=("image", "proprio", "state") if config.image else ("proprio", "state"),
         image_size=config.image_size or image_size_of(policy),
         policy=config.policy,
+        vla=config.vla,
         operator=asdict(config.operator),
         store=config.out,
         paraphrase=config.paraphrase,
     )
-    workers = config.workers or default_workers()
+    workers = config.workers or default_workers(policy)
     with graceful_interrupt() as interrupt, progress_bar(f"deployment: {config.task}", config.episodes) as progress:
         finished = len(done)
         progress(finished, config.episodes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -18,6 +18,7 @@ from robopref.cli.diagnose_status import watch_run
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json
 from robopref.errors import RoboprefError
+from robopref.policies.vla.options import PLAIN, VLAOptions
 
 if TYPE_CHECKING:
     from robopref.diagnosis import Diagnosis, Plan, Subject
@@ -139,6 +140,7 @@ class Diagnose:
     seed: int = 0
     resume: bool = False
     """Go on with an interrupted diagnosis; sets that are finished are not played again."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
 def run_diagnose(config: Diagnose) -> bool:
@@ -192,14 +194,14 @@ def _run_tokens(config: Diagnose, plan: Plan, shifts: dict[str, Any], attacks: d
         raise RoboprefError("--policy needs --task: what it plays, e.g. button-press.")
     if config.game is not None or config.environment.given():
         raise RoboprefError("--game and the settings of a game go with --model, not with --policy.")
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.vla)
     size = len(policy.norm_stats)
     dimensions = config.dimensions or tuple(range(1, size + 1))
     if not set(dimensions) <= set(range(1, size + 1)):
         raise RoboprefError(f"the policy's actions have dimensions 1 to {size}, asked for {min(dimensions)}.")
     image_size = image_size_of(policy)
     source = TaskSource(policy, config.task, image_size)
-    identity = {"policy_id": policy_id(config.policy)}
+    identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "diagnose", config, resume=config.resume, identity=identity)
     for dimension in dimensions:
         decision = TokenQPolicy(policy, dimension - 1, name=config.policy).eval()

@@ -48,7 +48,7 @@ class EpisodeRunner:
                 EpisodeStore.create_or_open(setup.store),
                 task=setup.task,
                 instruction=self._task.instruction,
-                policy_id=policy_id(setup.policy) if setup.policy else "",
+                policy_id=policy_id(setup.policy, setup.vla) if setup.policy else "",
                 operator_id="expert" if setup.role == "demonstrate" else self._operator.operator_id,
                 extra=self._kept(),
             )
@@ -63,7 +63,7 @@ class EpisodeRunner:
         setup = self._setup
         if setup.policy is None:
             raise RoboprefError(f"the role {setup.role!r} needs a policy.")
-        self._runner = PolicyRunner(load_policy(setup.policy), self._env.action_space)
+        self._runner = PolicyRunner(load_policy(setup.policy, setup.vla), self._env.action_space)
         self._operator = ScriptedOperator(
             self._task.make_expert(), self._task.progress, ScriptedOperatorConfig(**setup.operator)
         )

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from robopref.errors import RoboprefError
+from robopref.policies.vla.options import PLAIN, VLAOptions
 
 if TYPE_CHECKING:
     from robopref.cli.episode_environment import EpisodeRunner
     from robopref.evaluation.rollouts import EpisodeResult
 
 Role = Literal["demonstrate", "collect", "evaluate"]
+_LARGE = 1_000_000_000  # parameters
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class EpisodeSetup:
     observation_keys: tuple[str, ...]
     image_size: int = 84
     policy: str | None = None
+    vla: VLAOptions = PLAIN
     operator: dict[str, Any] = field(default_factory=dict)
     store: Path | None = None
     paraphrase: bool = False
@@ -151,9 +154,16 @@ def check_task(name: str) -> None:
 
 def image_size_of(policy: Any) -> int:
     """The image size that a policy reads, where it says so; else 84 pixels."""
-    return int(getattr(getattr(policy, "architecture", None), "image_size", 84))
+    said = getattr(policy, "image_size", getattr(getattr(policy, "architecture", None), "image_size", 84))
+    return int(said)
 
 
-def default_workers() -> int:
-    """One episode process per core, four at most: beyond that rendering on the CPU gains little."""
+def default_workers(policy: Any = None) -> int:
+    """One episode process per core, four at most: beyond that rendering on the CPU gains little.
+
+    A policy of a billion parameters gets one process: each has a copy of it.
+    """
+    parameters = getattr(policy, "parameters", None)
+    if callable(parameters) and sum(p.numel() for p in parameters()) > _LARGE:
+        return 1
     return max(1, min(4, os.cpu_count() or 1))

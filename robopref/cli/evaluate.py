@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from robopref.cli.console import console, progress_bar
 from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, image_size_of, run_episodes
@@ -16,6 +18,7 @@ from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
 from robopref.evaluation.rollouts import EpisodeResult
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.policies.vla.options import PLAIN, VLAOptions
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,19 @@ class Evaluate:
     """Processes; 0 takes one per core, four at most."""
     resume: bool = False
     """Go on with an interrupted evaluation."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
 def run_evaluate(config: Evaluate) -> bool:
     """Evaluate; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
     from robopref.policies.registry import load_policy, policy_id
 
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.vla)
     check_task(config.task)
     if config.videos < 0:
         raise RoboprefError(f"--videos is at least 0, got {config.videos}.")
     seeds = episode_seeds("evaluate", config.seed, config.episodes)
-    identity = {"policy_id": policy_id(config.policy)}
+    identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "evaluate", config, resume=config.resume, identity=identity)
     _cut_torn_line(config.out / "episodes.jsonl")
     results = read_results(config.out)
@@ -67,9 +71,10 @@ def run_evaluate(config: Evaluate) -> bool:
         observation_keys=tuple({"state", "proprio", *getattr(policy, "observation_keys", ("image",))}),
         image_size=config.image_size or image_size_of(policy),
         policy=config.policy,
+        vla=config.vla,
         operator=asdict(config.operator),
     )
-    workers = config.workers or default_workers()
+    workers = config.workers or default_workers(policy)
     with (
         graceful_interrupt() as interrupt,
         progress_bar(f"evaluation: {config.task}", config.episodes) as progress,

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
 from robopref.errors import RoboprefError
+from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +70,8 @@ class Refine:
     seed: int = 0
     resume: bool = False
     """Go on with an interrupted run."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
+    lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
 
 def run_refine(config: Refine) -> bool:
@@ -84,6 +89,8 @@ def run_refine(config: Refine) -> bool:
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
+    from robopref.policies.vla.adapters import LoraSettings
+    from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
@@ -101,11 +108,16 @@ def run_refine(config: Refine) -> bool:
             f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius)."
         )
     _refuse_discrete((*config.demos, *config.interactions))
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.vla, device=config.device)
     if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
         raise RoboprefError(
             f"{config.policy} cannot be trained here: a policy to refine is a torch.nn.Module with freeze_reference()."
         )
+    if isinstance(policy, HFVLAPolicy):
+        torch.manual_seed(config.seed)
+        policy.add_adapter(LoraSettings.of(config.lora))
+        if config.variant == "reference":
+            policy.normalize_over = "vocabulary"
     interactions = load_episodes(config.interactions)
     takeovers = sum(takeover_count(episode.actor) for episode in interactions.episodes)
     if takeovers == 0:
@@ -118,7 +130,7 @@ def run_refine(config: Refine) -> bool:
     labels = [rule.apply(episode) for episode in data.episodes]
 
     def claim() -> None:
-        identity = {"policy_id": policy_id(config.policy), "data": data.fingerprint}
+        identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
         start_run(config.out, "refine", config, resume=config.resume, identity=identity)
         write_json(
             config.out / "data.json",
@@ -129,7 +141,7 @@ def run_refine(config: Refine) -> bool:
     mixture = Mixture(DESIRABLE_SHARES) if config.objective == "bc" else Mixture()
     if objective.mixture:
         mixture = objective.mixture(np.concatenate(labels))
-    recipe = {"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy)}
+    recipe = {"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy, config.vla)}
     if config.from_scratch:
         policy = _from_scratch(config, policy, data.episodes, labels, mixture)
         recipe["from_scratch"] = True

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from robopref.cli.collect import collection_summary
 from robopref.cli.console import console
@@ -16,6 +18,7 @@ from robopref.cli.run_directory import check_run, read_json, start_run, write_js
 from robopref.cli.seeds import episode_seeds
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.policies.vla.options import PLAIN, VLAOptions
 from robopref.trajectory import Outcome
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class Teleop:
     seed: int = 0
     resume: bool = False
     """Go on with an interrupted session."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
 def run_teleop(config: Teleop, *, source: InputSource | None = None) -> bool:
@@ -177,6 +181,7 @@ def _make_world(config: Teleop) -> World:
     return robot_world(
         config.policy,
         config.task,
+        config.vla,
         image=config.image,
         image_size=config.image_size,
         paraphrase=config.paraphrase,

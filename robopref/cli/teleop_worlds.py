@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.human_io.station_operator import ActionLayout
+from robopref.policies.vla.options import VLAOptions
 
 ROBOT_HZ = 20.0
 _EMULATOR_HZ = 60.0
@@ -53,7 +54,9 @@ class World:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-def robot_world(policy_name: str, task: str, *, image: bool, image_size: int | None, paraphrase: bool) -> World:
+def robot_world(
+    policy_name: str, task: str, vla: VLAOptions, *, image: bool, image_size: int | None, paraphrase: bool
+) -> World:
     """A robot task under a policy that writes actions.
 
     Raises:
@@ -64,7 +67,7 @@ def robot_world(policy_name: str, task: str, *, image: bool, image_size: int | N
     from robopref.evaluation.rollouts import PolicyRunner, instruction_for
     from robopref.policies.registry import load_policy, policy_id
 
-    policy = load_policy(policy_name)
+    policy = load_policy(policy_name, vla)
     env = make_task(task, image=image, image_size=image_size or image_size_of(policy))
     runner = PolicyRunner(policy, env.action_space)  # which checks that the actions are a Box of the policy's size
     base: Any = env.unwrapped
@@ -77,7 +80,7 @@ def robot_world(policy_name: str, task: str, *, image: bool, image_size: int | N
         runner=runner,
         layout=ActionLayout(labels, space.low, space.high),
         task=task,
-        policy_id=policy_id(policy_name),
+        policy_id=policy_id(policy_name, vla),
         instruction=lambda seed: instruction_for(base, seed, paraphrase),
         hz=ROBOT_HZ,
     )

@@ -1,13 +1,22 @@
-"""``robopref train``: behaviour-clone a base policy from demonstrations."""
+"""``robopref train``: behaviour-clone a base policy, or an adapter on one, from demonstrations."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
+from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
+
+if TYPE_CHECKING:
+    from robopref.cli.fitting import LoadedData
+    from robopref.policies.compact import CompactPolicy
+    from robopref.policies.vla.policy import HFVLAPolicy
 
 INPUTS = {"image": ("image", "proprio"), "state": ("state",)}
 """Observation keys of the two compact policies."""
@@ -15,14 +24,14 @@ INPUTS = {"image": ("image", "proprio"), "state": ("state",)}
 
 @dataclass(frozen=True)
 class Train:
-    """Behaviour-clone a compact policy from demonstrations (token cross-entropy)."""
+    """Behaviour-clone a compact policy, or a LoRA adapter on a vision-language-action model (token cross-entropy)."""
 
     demos: tuple[Path, ...]
     """Data directories of demonstrations."""
     out: Path
     """Where the policy, its training curve and its state go."""
     inputs: Literal["image", "state"] = "image"
-    """What the policy sees: camera image and proprioception, or the privileged state."""
+    """What the compact policy sees: camera image and proprioception, or the privileged state."""
     steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 1e-3
@@ -35,36 +44,27 @@ class Train:
     seed: int = 0
     resume: bool = False
     """Go on with an interrupted run."""
+    policy: str | None = None
+    """A vision-language-action model (hub id or directory) to train an adapter on, instead of a compact policy."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
+    lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
 
 def run_train(config: Train) -> bool:
     """Train; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
-    import numpy as np
-
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
     from robopref.mixture import Mixture
     from robopref.objectives import get_objective
-    from robopref.policies.compact import build_compact_policy
+    from robopref.policies.registry import policy_id
     from robopref.training.dataset import check_same_kind
     from robopref.training.trainer import TrainerConfig
 
     data = load_episodes(config.demos)
-    keys = INPUTS[config.inputs]
+    keys = INPUTS[config.inputs] if config.policy is None else ("image",)
     check_same_kind(data.episodes, keys)
     labels = [LabelingRule(window=0).apply(episode) for episode in data.episodes]
-    policy = build_compact_policy(
-        keys,
-        {
-            # Images are only asked for their size; the statistics are over proprioception and state.
-            key: np.concatenate([e.observation[key][: 1 if key == "image" else None] for e in data.episodes])
-            for key in keys
-        },
-        np.concatenate([episode.action for episode in data.episodes]),
-        {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)},
-        config.seed,
-        config.width,
-    )
+    policy: Any = _compact(config, keys, data) if config.policy is None else _adapted(config, data)
     trainer = TrainerConfig(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -74,7 +74,10 @@ def run_train(config: Train) -> bool:
     )
 
     def claim() -> None:
-        start_run(config.out, "train", config, resume=config.resume, identity={"data": data.fingerprint})
+        identity = {"data": data.fingerprint}
+        if config.policy is not None:
+            identity["policy_id"] = policy_id(config.policy, config.vla)
+        start_run(config.out, "train", config, resume=config.resume, identity=identity)
         write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
 
     finished = fit(
@@ -88,14 +91,61 @@ def run_train(config: Train) -> bool:
         config.out,
         title="train",
         claim=claim,
-        recipe={"objective": "bc"},
+        recipe={"objective": "bc"} if config.policy is None else {"objective": "bc", "lora": config.lora},
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,
     )
-    parameters = sum(p.numel() for p in policy.parameters())
+    parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     console.print(
-        f"policy ({parameters / 1e6:.1f} M parameters) in {config.out / 'policy'}"
+        f"policy ({parameters / 1e6:.1f} M trained parameters) in {config.out / 'policy'}"
         if finished
         else "stopped; --resume goes on"
     )
     return finished
+
+
+def _compact(config: Train, keys: Sequence[str], data: LoadedData) -> CompactPolicy:
+    """A fresh compact policy, sized and normalised by the demonstrations."""
+    import numpy as np
+
+    from robopref.policies.compact import build_compact_policy
+
+    return build_compact_policy(
+        keys,
+        {
+            # Images are only asked for their size; the statistics are over proprioception and state.
+            key: np.concatenate([e.observation[key][: 1 if key == "image" else None] for e in data.episodes])
+            for key in keys
+        },
+        np.concatenate([episode.action for episode in data.episodes]),
+        _instructions(data),
+        config.seed,
+        config.width,
+    )
+
+
+def _adapted(config: Train, data: LoadedData) -> HFVLAPolicy:
+    """A vision-language-action model with the adapter to train.
+
+    Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own.
+    """
+    import numpy as np
+    import torch
+
+    from robopref.policies.normalization import NormStats
+    from robopref.policies.vla.adapters import LoraSettings
+    from robopref.policies.vla.loading import load_vla
+
+    own = config.vla.norm_key is None and config.vla.adapter is None
+    actions = np.concatenate([episode.action for episode in data.episodes])
+    stats = NormStats.from_actions(actions) if own else None
+    torch.manual_seed(config.seed)
+    policy = load_vla(str(config.policy), config.vla, norm_stats=stats, device=config.device)
+    policy.add_adapter(LoraSettings.of(config.lora))
+    policy.tasks.update(_instructions(data))
+    return policy
+
+
+def _instructions(data: LoadedData) -> dict[str, str]:
+    """The instruction of each task; the first one's where demonstrations of a task have several."""
+    return {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)}

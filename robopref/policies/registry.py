@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robopref.errors import RoboprefError
 from robopref.policies.checkpoint import policy_id as checkpoint_id
 from robopref.policies.checkpoint import read_description
+from robopref.policies.vla.loading import is_vla, load_vla, vla_id
+from robopref.policies.vla.options import PLAIN, VLAOptions
 
 if TYPE_CHECKING:
     from robopref.protocols import TokenPolicy
 
 
-def load_policy(name: str | Path) -> TokenPolicy:
-    """The policy in a checkpoint directory, or what ``module:factory`` returns when called without arguments.
+def load_policy(
+    name: str | Path,
+    options: VLAOptions = PLAIN,
+    *,
+    device: str = "auto",
+) -> TokenPolicy:
+    """The policy in a checkpoint directory, a vision-language-action model, or what ``module:factory`` returns.
+
+    Args:
+        name: a checkpoint directory or a training run's, a Hugging Face directory or hub id, or ``module:factory``.
+        options: of a vision-language-action model.
+        device: where such a model goes: a GPU when there is one (``"auto"``), or the CPU (``"cpu"``).
 
     Raises:
-        RoboprefError: nothing of that name, a factory that cannot be imported, or a result that is no TokenPolicy.
+        RoboprefError: nothing of that name, a factory that cannot be imported, a result that is no TokenPolicy, or
+            options of a vision-language-action model for another policy.
     """
     from robopref.protocols import TokenPolicy
 
+    if is_vla(name):
+        return load_vla(name, options, device=device)
     if ":" in str(name) and not Path(name).exists():
+        _refuse_options(name, options)
         policy = call_factory(str(name))
         if not isinstance(policy, TokenPolicy):
             raise RoboprefError(
@@ -32,6 +49,9 @@ def load_policy(name: str | Path) -> TokenPolicy:
         return policy
     directory = checkpoint_directory(name)
     kind = read_description(directory).kind
+    if kind == "vla":
+        return load_vla(directory, options, device=device)
+    _refuse_options(name, options)
     if kind != "compact":
         raise RoboprefError(f"{directory} holds a policy of kind {kind!r}, which this version cannot load.")
     from robopref.policies.compact import CompactPolicy
@@ -49,16 +69,27 @@ def checkpoint_directory(name: str | Path) -> Path:
     if not directory.is_dir():
         raise RoboprefError(
             f"no policy at {name}: give a checkpoint directory (it holds policy.json), the directory of a training "
-            f"run, or module:factory."
+            f"run, a Hugging Face model (directory or hub id), or module:factory."
         )
     return directory / "policy" if (directory / "policy" / "policy.json").is_file() else directory
 
 
-def policy_id(name: str | Path) -> str:
+def policy_id(name: str | Path, options: VLAOptions = PLAIN) -> str:
     """What recordings call the policy: a content hash of a checkpoint, or the factory's name."""
+    if is_vla(name):
+        return vla_id(name, options)
     if ":" in str(name) and not Path(name).exists():
         return str(name)
-    return checkpoint_id(checkpoint_directory(name))
+    directory = checkpoint_directory(name)
+    return vla_id(directory, options) if read_description(directory).kind == "vla" else checkpoint_id(directory)
+
+
+def _refuse_options(name: str | Path, options: VLAOptions) -> None:
+    given = [field.name for field in fields(options) if getattr(options, field.name) != field.default]
+    if given:
+        raise RoboprefError(
+            f"--{given[0].replace('_', '-')} is for vision-language-action models; {name} is another kind of policy."
+        )
 
 
 def call_factory(name: str) -> object:

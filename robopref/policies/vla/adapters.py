@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
+from robopref.policies.vla.options import LoraOptions
 from robopref.policies.vla.requirements import require
 
 TRAINED = "default"
@@ -31,6 +32,11 @@ class LoraSettings:
     alpha: int = 16
     dropout: float = 0.0
 
+    @classmethod
+    def of(cls, options: LoraOptions) -> LoraSettings:
+        """From the options of a command line."""
+        return cls(options.lora_rank, options.lora_alpha, options.lora_dropout)
+
     def __post_init__(self) -> None:
         if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
             raise RoboprefError(
@@ -39,7 +45,7 @@ class LoraSettings:
             )
 
 
-def add_adapter(model: nn.Module, settings: LoraSettings, name: str = TRAINED) -> None:
+def add_adapter(model: Any, settings: LoraSettings, name: str = TRAINED) -> None:
     """Put a fresh adapter, which changes nothing yet, on every linear layer but the output embedding."""
     peft = require("peft")
     config = peft.LoraConfig(
@@ -52,12 +58,12 @@ def add_adapter(model: nn.Module, settings: LoraSettings, name: str = TRAINED) -
     _inject(model, config, name)
 
 
-def has_adapter(model: nn.Module, name: str = TRAINED) -> bool:
+def has_adapter(model: Any, name: str = TRAINED) -> bool:
     """Whether the model carries an adapter of that name."""
     return name in getattr(model, "peft_config", {})
 
 
-def copy_adapter(model: nn.Module, source: str, target: str) -> None:
+def copy_adapter(model: Any, source: str, target: str) -> None:
     """Make the adapter ``target`` a frozen copy of ``source``; it is created when it does not exist."""
     peft = require("peft")
     if not has_adapter(model, target):
@@ -67,7 +73,7 @@ def copy_adapter(model: nn.Module, source: str, target: str) -> None:
     _activate(model, source)
 
 
-def save_adapter(model: nn.Module, directory: Path, base: str, name: str = TRAINED) -> None:
+def save_adapter(model: Any, directory: Path, base: str, name: str = TRAINED) -> None:
     """Write the adapter in PEFT's layout; ``base`` is recorded as the model that it belongs to."""
     from safetensors.torch import save
 
@@ -80,7 +86,7 @@ def save_adapter(model: nn.Module, directory: Path, base: str, name: str = TRAIN
     config.save_pretrained(str(directory))
 
 
-def load_adapter(model: nn.Module, directory: Path, base: str, name: str = TRAINED) -> None:
+def load_adapter(model: Any, directory: Path, base: str, name: str = TRAINED) -> None:
     """Put the adapter in ``directory`` on the model, trainable.
 
     Args:
@@ -117,7 +123,7 @@ def load_adapter(model: nn.Module, directory: Path, base: str, name: str = TRAIN
 
 
 @contextmanager
-def answering_as(model: nn.Module, name: str | None) -> Iterator[None]:
+def answering_as(model: Any, name: str | None) -> Iterator[None]:
     """Inside it the model runs with that adapter, or with none; what is trained, and how, is restored after."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -139,12 +145,12 @@ def answering_as(model: nn.Module, name: str | None) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def _inject(model: nn.Module, config: Any, name: str) -> None:
+def _inject(model: Any, config: Any, name: str) -> None:
     require("peft").inject_adapter_in_model(config, model, adapter_name=name)
     _activate(model, TRAINED if has_adapter(model, TRAINED) else name)
 
 
-def _activate(model: nn.Module, name: str) -> None:
+def _activate(model: Any, name: str) -> None:
     """Run with, and train, this adapter; everything else is frozen."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -154,7 +160,7 @@ def _activate(model: nn.Module, name: str) -> None:
             module.set_adapter(name)
 
 
-def _linear_layers(model: nn.Module) -> list[str]:
+def _linear_layers(model: Any) -> list[str]:
     """Names of the linear layers, the output embedding excepted."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -167,7 +173,7 @@ def _linear_layers(model: nn.Module) -> list[str]:
     ]
 
 
-def _check_fits(model: nn.Module, weights: Mapping[str, Tensor], name: str, message: Any) -> None:
+def _check_fits(model: Any, weights: Mapping[str, Tensor], name: str, message: Any) -> None:
     expected = require("peft").get_peft_model_state_dict(model, adapter_name=name)
     absent, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if absent or unknown:

@@ -39,7 +39,7 @@ class Backbone(nn.Module, ABC):
         usable_vocabulary: how many ids, from 0, may be used: action token t has the id ``usable_vocabulary - t``.
         stop_id: the id of the token that ends an action.
         image_size: pixels a side of the pictures that the model reads; what it gets is resized to it.
-        model: the wrapped module; its parameters are what LoRA adapts.
+        model: the wrapped ``nn.Module``; its parameters are what LoRA adapts.
     """
 
     family: str
@@ -48,7 +48,7 @@ class Backbone(nn.Module, ABC):
     usable_vocabulary: int
     stop_id: int
     image_size: int
-    model: nn.Module
+    model: Any
 
     @abstractmethod
     def prefix(self, images: Any, instructions: Sequence[str]) -> Prefix:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from robopref.errors import RoboprefError
 from robopref.policies.checkpoint import PolicyDescription, write_checkpoint_files
 
 KIND = "vla"
+Normalization = Literal["actions", "vocabulary"]
+"""What action log-probabilities sum to one over."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class VLADescription:
 
     base: BaseModel
     family: str
-    normalize_over: str
+    normalize_over: Normalization
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> VLADescription:

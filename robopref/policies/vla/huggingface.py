@@ -33,7 +33,7 @@ class HuggingFaceBackbone(Backbone):
         images: how its pictures are resized and normalised.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: TextTokenizer, images: ImageSettings) -> None:
+    def __init__(self, model: Any, tokenizer: TextTokenizer, images: ImageSettings) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
 from robopref.policies.vla import adapters
 from robopref.policies.vla.backbone import Backbone, Prefix
-from robopref.policies.vla.description import BaseModel, VLADescription, write_vla_checkpoint
+from robopref.policies.vla.description import BaseModel, Normalization, VLADescription, write_vla_checkpoint
 from robopref.policies.vla.packing import pack
 from robopref.protocols import Scores
-
-Normalization = Literal["actions", "vocabulary"]
 
 
 class HFVLAPolicy(nn.Module):
@@ -40,6 +38,8 @@ class HFVLAPolicy(nn.Module):
     Raises:
         RoboprefError: the vocabulary is too small for the bins.
     """
+
+    action_ids: Tensor
 
     def __init__(
         self,
@@ -67,6 +67,11 @@ class HFVLAPolicy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.output_weight.device
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side of the pictures that the model reads; others are resized to it."""
+        return self.backbone.image_size
 
     @property
     def observation_keys(self) -> tuple[str, ...]:

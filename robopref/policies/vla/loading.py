@@ -1,0 +1,167 @@
+"""From names on a command line to a vision-language-action policy: base, adapter, statistics, where and how held."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from robopref.errors import RoboprefError
+from robopref.policies.checkpoint import PolicyDescription, read_description
+from robopref.policies.normalization import NormStats
+from robopref.policies.tokenizer import ActionTokenizer
+from robopref.policies.vla.base_models import (
+    base_directory,
+    base_identity,
+    choose_statistics,
+    load_base,
+    looks_like_hub_id,
+    read_statistics,
+)
+from robopref.policies.vla.description import KIND, VLADescription
+from robopref.policies.vla.options import PLAIN, VLAOptions
+
+if TYPE_CHECKING:
+    import torch
+
+    from robopref.policies.vla.policy import HFVLAPolicy
+
+_OURS = "policy.json"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What to load: the base, and the adapter directory with our description of it where it has one."""
+
+    base: str
+    adapter: Path | None
+    description: PolicyDescription | None
+
+
+def is_vla(name: str | Path) -> bool:
+    """Whether ``name`` is a base model (directory or hub id), rather than a checkpoint of ours."""
+    directory = Path(name)
+    return looks_like_hub_id(name) or (directory / "config.json").is_file() and not (directory / _OURS).is_file()
+
+
+def load_vla(
+    name: str | Path,
+    options: VLAOptions = PLAIN,
+    *,
+    norm_stats: NormStats | None = None,
+    device: str = "auto",
+) -> HFVLAPolicy:
+    """The policy of a base model or of one of our checkpoints, with the adapter of ``options`` on top.
+
+    Args:
+        name: hub id or directory of a base model, or a checkpoint directory of kind ``vla``.
+        norm_stats: action statistics to use instead of those that the model or the adapter brings.
+        device: ``"auto"`` takes a GPU when there is one; ``"cpu"`` does not.
+
+    Raises:
+        RoboprefError: base, adapter and statistics do not fit one another, or files are missing; what to do is said.
+    """
+    import torch
+
+    from robopref.policies.vla.adapters import load_adapter
+    from robopref.policies.vla.policy import HFVLAPolicy
+
+    names = _resolve(name, options)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    dtype = _dtype(options, on_gpu)
+    loaded = load_base(names.base, dtype)
+    description = names.description
+    described = None if description is None else VLADescription.from_json(description.architecture)
+    if described is not None and described.base.fingerprint != loaded.base.fingerprint:
+        raise RoboprefError(
+            f"the adapter in {names.adapter} was trained for {described.base.name} (weights "
+            f"{described.base.fingerprint}), and {names.base} has other weights ({loaded.base.fingerprint}). Give the "
+            f"base that it was trained for as --policy, and the adapter as --adapter."
+        )
+    backbone = loaded.backbone
+    if options.weights == "4bit":
+        from robopref.policies.vla.quantization import quantize_linear_layers
+
+        quantize_linear_layers(backbone.model, dtype)
+    if names.adapter is not None:
+        load_adapter(backbone.model, names.adapter, names.base)
+    policy = HFVLAPolicy(
+        backbone,
+        norm_stats or _statistics(names, options, loaded.statistics),
+        loaded.base,
+        tokenizer=None if description is None else ActionTokenizer.from_json(description.tokenizer),
+        tasks=None if description is None else description.tasks,
+        normalize_over="actions" if described is None else described.normalize_over,
+    )
+    return policy.to("cuda" if on_gpu else "cpu").eval()
+
+
+def vla_id(name: str | Path, options: VLAOptions = PLAIN) -> str:
+    """A short name for exactly these weights and statistics."""
+    names = _resolve(name, options)
+    digest = hashlib.blake2b(base_identity(names.base).fingerprint.encode(), digest_size=6)
+    digest.update(json.dumps([options.norm_key, options.weights == "4bit"]).encode())
+    if names.adapter is not None:
+        for path in sorted([*names.adapter.glob("*.safetensors"), names.adapter / "adapter_config.json"]):
+            digest.update(path.read_bytes() if path.is_file() else b"")
+    return f"{KIND}-{digest.hexdigest()}"
+
+
+def _resolve(name: str | Path, options: VLAOptions) -> _Names:
+    directory = Path(name)
+    if (directory / _OURS).is_file():
+        if options.adapter is not None:
+            raise RoboprefError(f"{name} is an adapter on its own base already, so --adapter cannot be put on it too.")
+        description = _read_own(directory)
+        return _Names(VLADescription.from_json(description.architecture).base.name, directory, description)
+    if options.adapter is None:
+        return _Names(str(name), None, None)
+    adapter = _adapter_directory(options.adapter)
+    return _Names(str(name), adapter, _read_own(adapter) if (adapter / _OURS).is_file() else None)
+
+
+def _adapter_directory(name: str) -> Path:
+    directory = Path(name)
+    if directory.is_dir():
+        inner = directory / "policy"
+        return inner if (inner / _OURS).is_file() else directory
+    if not looks_like_hub_id(name):
+        raise RoboprefError(f"no adapter at {name}: give a directory with an adapter_config.json, or a hub id.")
+    return base_directory(name)
+
+
+def _read_own(directory: Path) -> PolicyDescription:
+    description = read_description(directory)
+    if description.kind != KIND:
+        raise RoboprefError(f"{directory} holds a policy of kind {description.kind!r}, not an adapter ({KIND!r}).")
+    return description
+
+
+def _statistics(names: _Names, options: VLAOptions, of_base: object) -> NormStats:
+    """The adapter's own statistics, else those beside the adapter, else the base's; chosen by ``--norm-key``."""
+    if names.description is not None and options.norm_key is None:
+        return NormStats.from_json(names.description.normalization)
+    found = dict(of_base) if isinstance(of_base, dict) else {}
+    if names.adapter is not None:
+        beside = read_statistics(names.adapter, {})
+        found = dict(beside) or found
+    stats = choose_statistics(found, options.norm_key, names.base)
+    if stats is None:
+        raise RoboprefError(
+            f"{names.base} has no action statistics, so its action tokens mean nothing yet: train an adapter on "
+            f"demonstrations first (robopref train --policy {names.base} --demos ... --out ...), and give it as "
+            f"--adapter."
+        )
+    return stats
+
+
+def _dtype(options: VLAOptions, on_gpu: bool) -> torch.dtype:
+    import torch
+
+    if options.weights == "fp32":
+        return torch.float32
+    if options.weights == "auto":
+        return torch.bfloat16 if on_gpu and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16

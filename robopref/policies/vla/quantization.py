@@ -1,0 +1,43 @@
+"""Base weights in 4 bits (NF4 with double quantisation, as QLoRA, Dettmers et al. 2023), by bitsandbytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from robopref.policies.vla.requirements import require
+
+
+def quantize_linear_layers(model: Any, compute_dtype: torch.dtype) -> int:
+    """Replace every linear layer but the output embedding by a 4-bit one; returns how many.
+
+    The weights are quantised when the model is next moved to a device with ``.to(device)``.
+    """
+    bitsandbytes = require("bitsandbytes")
+    output = model.get_output_embeddings()
+    layers = [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output
+    ]
+    for name, module in layers:
+        parent_name, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent_name), child, _quantized(bitsandbytes, module, compute_dtype))
+    return len(layers)
+
+
+def _quantized(bitsandbytes: Any, layer: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
+    quantized: nn.Module = bitsandbytes.nn.Linear4bit(
+        layer.in_features,
+        layer.out_features,
+        bias=layer.bias is not None,
+        compute_dtype=compute_dtype,
+        compress_statistics=True,
+        quant_type="nf4",
+    )
+    quantized.weight = bitsandbytes.nn.Params4bit(
+        layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
+    )
+    if layer.bias is not None:
+        quantized.bias = layer.bias
+    return quantized
