@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robopref.policies.normalization import NormStats
-from robopref.policies.vla.base_models import load_base
+from robopref.policies.vla.base_models import find_base, load_backbone
 from robopref.policies.vla.packing import pack
 from robopref.policies.vla.policy import HFVLAPolicy
 from tests.vla_models import IMAGE, write
@@ -20,9 +20,9 @@ INSTRUCTIONS = ["press the button", "Open the drawer slowly"]
 def policy(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     write(request.param, directory)
-    loaded = load_base(directory)
+    files = find_base(directory)
     stats = NormStats(-np.ones(4), np.ones(4), np.ones(4, bool))
-    return HFVLAPolicy(loaded.backbone, stats, loaded.base).eval()
+    return HFVLAPolicy(load_backbone(files), stats, files.base).eval()
 
 
 def observations(seed=0):

@@ -91,6 +91,7 @@ def run_refine(config: Refine) -> bool:
     from robopref.policies.registry import load_policy, policy_id
     from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.policy import HFVLAPolicy
+    from robopref.training.dataset import check_same_kind
     from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
@@ -126,6 +127,7 @@ def run_refine(config: Refine) -> bool:
             f"takeover, so there is nothing to learn from: collect with an operator who steps in."
         )
     data = load_episodes([*config.demos, *config.interactions])
+    check_same_kind(data.episodes, policy.observation_keys)
     rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
     labels = [rule.apply(episode) for episode in data.episodes]
 

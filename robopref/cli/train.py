@@ -97,7 +97,7 @@ def run_train(config: Train) -> bool:
     )
     parameters = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     console.print(
-        f"policy ({parameters / 1e6:.1f} M trained parameters) in {config.out / 'policy'}"
+        f"policy ({parameters / 1e6:.2f} M trained parameters) in {config.out / 'policy'}"
         if finished
         else "stopped; --resume goes on"
     )

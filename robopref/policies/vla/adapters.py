@@ -6,6 +6,7 @@ an adapter trained here loads there and the other way round.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -146,7 +147,11 @@ def answering_as(model: Any, name: str | None) -> Iterator[None]:
 
 
 def _inject(model: Any, config: Any, name: str) -> None:
-    require("peft").inject_adapter_in_model(config, model, adapter_name=name)
+    peft = require("peft")
+    with warnings.catch_warnings():
+        # A second adapter beside the first is the reference, and wanted.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
+        peft.inject_adapter_in_model(config, model, adapter_name=name)
     _activate(model, TRAINED if has_adapter(model, TRAINED) else name)
 
 

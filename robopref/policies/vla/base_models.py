@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,26 @@ OPENVLA = "openvla"
 
 
 @dataclass(frozen=True)
-class LoadedBase:
-    """A base model and the action statistics that came with it, by data set; none for a plain language model."""
+class BaseFiles:
+    """What is known of a base model before its weights are read.
 
-    backbone: Backbone
+    ``statistics`` are of the actions, by data set; none for a plain vision-language model.
+    """
+
     base: BaseModel
+    directory: Path
+    family: str
     statistics: Mapping[str, Mapping[str, Any]]
 
 
 def looks_like_hub_id(name: str | Path) -> bool:
     """Whether a name that is no directory may be ``organisation/model`` on the hub."""
     return not Path(name).exists() and _HUB_ID.fullmatch(str(name)) is not None
+
+
+def is_model_directory(directory: Path) -> bool:
+    """Whether a directory holds a Hugging Face model: our run directories have a ``config.json`` too."""
+    return (directory / "config.json").is_file() and "model_type" in read_config(directory)
 
 
 def base_directory(name: str | Path) -> Path:
@@ -71,27 +81,29 @@ def base_directory(name: str | Path) -> Path:
     return Path(snapshot)
 
 
-def load_base(name: str | Path, dtype: torch.dtype = torch.float32) -> LoadedBase:
-    """The base model ``name`` (hub id or directory), its code never executed.
+def find_base(name: str | Path) -> BaseFiles:
+    """The files of the base model ``name`` (hub id or directory).
 
     Raises:
-        RoboprefError: see ``base_directory``; a family that is not supported; files missing or damaged.
+        RoboprefError: see ``base_directory``; a damaged configuration.
     """
     directory = base_directory(name)
     config = read_config(directory)
     base = BaseModel(str(name), fingerprint(directory))
-    family = config.get("model_type")
-    if family == OPENVLA:
+    return BaseFiles(base, directory, str(config.get("model_type")), read_statistics(directory, config))
+
+
+def load_backbone(files: BaseFiles, dtype: torch.dtype = torch.float32) -> Backbone:
+    """The model itself; code that came with it is never executed.
+
+    Raises:
+        RoboprefError: a family that is not supported; files missing or damaged.
+    """
+    if files.family == OPENVLA:
         from robopref.policies.vla.openvla import OpenVLABackbone
 
-        openvla, statistics = OpenVLABackbone.from_directory(directory, dtype)
-        return LoadedBase(openvla, base, statistics)
-    return LoadedBase(_load_huggingface(directory, str(family), dtype), base, read_statistics(directory, config))
-
-
-def base_identity(name: str | Path) -> BaseModel:
-    """Name and fingerprint without loading the weights."""
-    return BaseModel(str(name), fingerprint(base_directory(name)))
+        return OpenVLABackbone.from_directory(files.directory, dtype)[0]
+    return _load_huggingface(files.directory, files.family, dtype)
 
 
 def _load_huggingface(directory: Path, family: str, dtype: torch.dtype) -> Backbone:
@@ -117,7 +129,8 @@ def _load_huggingface(directory: Path, family: str, dtype: torch.dtype) -> Backb
     }
     tokenizer = TextTokenizer.from_directory(directory)
     try:
-        model, report = classes[family].from_pretrained(directory, dtype=dtype, output_loading_info=True)
+        with _without_progress_bars(transformers):
+            model, report = classes[family].from_pretrained(directory, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise RoboprefError(f"{directory} cannot be loaded as a {family} model ({error}).") from error
     # The library initialises what is missing at random and goes on, which would pass for a trained model.
@@ -130,6 +143,18 @@ def _load_huggingface(directory: Path, family: str, dtype: torch.dtype) -> Backb
         )
     settings = ImageSettings.from_directory(directory, model.config.vision_config.image_size)
     return FAMILIES[family](model.eval(), tokenizer, settings)
+
+
+@contextmanager
+def _without_progress_bars(transformers: Any) -> Iterator[None]:
+    """The library's own bar would break ours."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -13,10 +13,12 @@ from robopref.policies.checkpoint import PolicyDescription, read_description
 from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
 from robopref.policies.vla.base_models import (
+    BaseFiles,
     base_directory,
-    base_identity,
     choose_statistics,
-    load_base,
+    find_base,
+    is_model_directory,
+    load_backbone,
     looks_like_hub_id,
     read_statistics,
 )
@@ -42,8 +44,7 @@ class _Names:
 
 def is_vla(name: str | Path) -> bool:
     """Whether ``name`` is a base model (directory or hub id), rather than a checkpoint of ours."""
-    directory = Path(name)
-    return looks_like_hub_id(name) or (directory / "config.json").is_file() and not (directory / _OURS).is_file()
+    return looks_like_hub_id(name) or is_model_directory(Path(name))
 
 
 def load_vla(
@@ -69,18 +70,19 @@ def load_vla(
     from robopref.policies.vla.policy import HFVLAPolicy
 
     names = _resolve(name, options)
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    dtype = _dtype(options, on_gpu)
-    loaded = load_base(names.base, dtype)
+    files = find_base(names.base)  # what does not fit is said before gigabytes are read
     description = names.description
     described = None if description is None else VLADescription.from_json(description.architecture)
-    if described is not None and described.base.fingerprint != loaded.base.fingerprint:
+    if described is not None and described.base.fingerprint != files.base.fingerprint:
         raise RoboprefError(
             f"the adapter in {names.adapter} was trained for {described.base.name} (weights "
-            f"{described.base.fingerprint}), and {names.base} has other weights ({loaded.base.fingerprint}). Give the "
+            f"{described.base.fingerprint}), and {names.base} has other weights ({files.base.fingerprint}). Give the "
             f"base that it was trained for as --policy, and the adapter as --adapter."
         )
-    backbone = loaded.backbone
+    stats = norm_stats or _statistics(names, options, files)
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    dtype = _dtype(options, on_gpu)
+    backbone = load_backbone(files, dtype)
     if options.weights == "4bit":
         from robopref.policies.vla.quantization import quantize_linear_layers
 
@@ -89,8 +91,8 @@ def load_vla(
         load_adapter(backbone.model, names.adapter, names.base)
     policy = HFVLAPolicy(
         backbone,
-        norm_stats or _statistics(names, options, loaded.statistics),
-        loaded.base,
+        stats,
+        files.base,
         tokenizer=None if description is None else ActionTokenizer.from_json(description.tokenizer),
         tasks=None if description is None else description.tasks,
         normalize_over="actions" if described is None else described.normalize_over,
@@ -101,7 +103,7 @@ def load_vla(
 def vla_id(name: str | Path, options: VLAOptions = PLAIN) -> str:
     """A short name for exactly these weights and statistics."""
     names = _resolve(name, options)
-    digest = hashlib.blake2b(base_identity(names.base).fingerprint.encode(), digest_size=6)
+    digest = hashlib.blake2b(find_base(names.base).base.fingerprint.encode(), digest_size=6)
     digest.update(json.dumps([options.norm_key, options.weights == "4bit"]).encode())
     if names.adapter is not None:
         for path in sorted([*names.adapter.glob("*.safetensors"), names.adapter / "adapter_config.json"]):
@@ -139,14 +141,12 @@ def _read_own(directory: Path) -> PolicyDescription:
     return description
 
 
-def _statistics(names: _Names, options: VLAOptions, of_base: object) -> NormStats:
+def _statistics(names: _Names, options: VLAOptions, files: BaseFiles) -> NormStats:
     """The adapter's own statistics, else those beside the adapter, else the base's; chosen by ``--norm-key``."""
     if names.description is not None and options.norm_key is None:
         return NormStats.from_json(names.description.normalization)
-    found = dict(of_base) if isinstance(of_base, dict) else {}
-    if names.adapter is not None:
-        beside = read_statistics(names.adapter, {})
-        found = dict(beside) or found
+    beside = {} if names.adapter is None else read_statistics(names.adapter, {})
+    found = beside or files.statistics
     stats = choose_statistics(found, options.norm_key, names.base)
     if stats is None:
         raise RoboprefError(
