@@ -10,8 +10,8 @@ import pytest
 from robopref.policies.q_checkpoint import load_q_network
 
 SMALL = (
-    "--steps=1200", "--learning-starts=200", "--replay-capacity=2000", "--hidden=16", "--evaluation-episodes=1",
-    "--wandb=offline", "--log-every=400", "--device=cpu", "--threads=1",
+    "--steps=600", "--learning-starts=200", "--replay-capacity=2000", "--hidden=16", "--evaluation-episodes=1",
+    "--wandb=offline", "--log-every=200", "--device=cpu", "--threads=1",
 )  # fmt: skip
 
 
@@ -23,7 +23,7 @@ def command(*args, cwd):
 
 def run(*args, cwd):
     argv, options = command(*args, cwd=cwd)
-    return subprocess.run(argv, **options, timeout=280)
+    return subprocess.run(argv, **options, timeout=800)
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_a_short_run_is_honest_about_what_it_is(tmp_path):
     assert about["scores"]["policy"]["n"] == 1
     assert about["training"]["batch_size"] == 128
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [400, 800, 1200]
+    assert [row["step"] for row in rows] == [200, 400, 600]
     assert not (tmp_path / "run" / "state.pt").exists()
     assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
 
@@ -79,14 +79,14 @@ def test_ctrl_c_keeps_everything_and_resume_goes_on(tmp_path):
     refused = run(*options, "--resume", "--gamma=0.9", cwd=tmp_path)
     assert refused.returncode == 2
     assert "gamma" in refused.stderr
-    fewer = run(*options, "--resume", "--steps=1000", cwd=tmp_path)
+    fewer = run(*options, "--resume", "--steps=500", cwd=tmp_path)
     assert fewer.returncode == 2
     assert "steps" in fewer.stderr
-    resumed = run(*options, "--resume", "--steps=1600", cwd=tmp_path)
+    resumed = run(*options, "--resume", "--steps=800", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from step" in resumed.stdout
-    assert load_q_network(tmp_path / "run" / "policy")[1]["training"]["steps"] == 1600
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["steps"] == 1600
+    assert load_q_network(tmp_path / "run" / "policy")[1]["training"]["steps"] == 800
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["config"]["steps"] == 800
 
 
 @pytest.mark.parametrize(
