@@ -48,18 +48,27 @@ def text_tokenizer(family: str) -> Tokenizer:
     return tokenizer
 
 
-def build(family: str, seed: int = 0) -> torch.nn.Module:
+def build(family: str, seed: int = 0, width: int = 32) -> torch.nn.Module:
     """A random model for conditional generation with weights large enough that everything matters."""
     import transformers
 
     tokenizer = text_tokenizer(family)
     size = tokenizer.get_vocab_size() + 4
     ids = {name: tokenizer.token_to_id(name) for name in ("<image>", "<s>", "</s>")}
-    text = {**TEXT, "vocab_size": size, "bos_token_id": ids["<s>"], "eos_token_id": ids["</s>"], "pad_token_id": 0}
+    text = {
+        **TEXT,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "vocab_size": size,
+        "bos_token_id": ids["<s>"],
+        "eos_token_id": ids["</s>"],
+        "pad_token_id": 0,
+    }
+    vision = {**VISION, "hidden_size": width, "intermediate_size": 2 * width}
     torch.manual_seed(seed)
     if family == "llava":
         config = transformers.LlavaConfig(
-            vision_config=transformers.SiglipVisionConfig(**VISION),
+            vision_config=transformers.SiglipVisionConfig(**vision),
             text_config=transformers.LlamaConfig(**text),
             image_token_index=ids["<image>"],
             vision_feature_select_strategy="full",
@@ -68,23 +77,23 @@ def build(family: str, seed: int = 0) -> torch.nn.Module:
         model = transformers.LlavaForConditionalGeneration(config)
     elif family == "paligemma":
         config = transformers.PaliGemmaConfig(
-            vision_config={**VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
+            vision_config={**vision, "model_type": "siglip_vision_model", "projection_dim": width},
             text_config={**text, "model_type": "gemma", "head_dim": 8},
             image_token_index=ids["<image>"],
-            projection_dim=32,
+            projection_dim=width,
         )
         model = transformers.PaliGemmaForConditionalGeneration(config)
     elif family == "paligemma2":
         config = transformers.PaliGemmaConfig(
-            vision_config={**VISION, "model_type": "siglip_vision_model", "projection_dim": 32},
+            vision_config={**vision, "model_type": "siglip_vision_model", "projection_dim": width},
             text_config={**text, "model_type": "gemma2", "head_dim": 8, "sliding_window": 200},
             image_token_index=ids["<image>"],
-            projection_dim=32,
+            projection_dim=width,
         )
         model = transformers.PaliGemmaForConditionalGeneration(config)
     else:
         config = transformers.SmolVLMConfig(
-            vision_config={**VISION, "image_size": 56},
+            vision_config={**vision, "image_size": 56},
             text_config={**text, "model_type": "llama"},
             image_token_id=ids["<image>"],
             scale_factor=2,
@@ -97,9 +106,9 @@ def build(family: str, seed: int = 0) -> torch.nn.Module:
     return model.eval()
 
 
-def write(family: str, directory: Path, seed: int = 0) -> torch.nn.Module:
+def write(family: str, directory: Path, seed: int = 0, width: int = 32) -> torch.nn.Module:
     """The checkpoint directory of ``build``: config, weights, tokenizer, image settings."""
-    model = build(family, seed)
+    model = build(family, seed, width)
     model.save_pretrained(directory)
     text_tokenizer(family).save(str(directory / "tokenizer.json"))
     settings = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 3, "do_normalize": True}

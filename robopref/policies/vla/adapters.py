@@ -7,13 +7,14 @@ an adapter trained here loads there and the other way round.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import LoraOptions
@@ -46,14 +47,18 @@ class LoraSettings:
             )
 
 
-def add_adapter(model: Any, settings: LoraSettings, name: str = TRAINED) -> None:
-    """Put a fresh adapter, which changes nothing yet, on every linear layer but the output embedding."""
+def add_adapter(model: Any, settings: LoraSettings, unused: Sequence[str] = (), name: str = TRAINED) -> None:
+    """Put a fresh adapter, which changes nothing yet, on every linear layer but the output embedding.
+
+    Args:
+        unused: modules that nothing depends on; they get none.
+    """
     peft = require("peft")
     config = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=_linear_layers(model),
+        target_modules=_linear_layers(model, unused),
         init_lora_weights="gaussian",
     )
     _inject(model, config, name)
@@ -165,17 +170,32 @@ def _activate(model: Any, name: str) -> None:
             module.set_adapter(name)
 
 
-def _linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers, the output embedding excepted."""
+def freeze_unused(model: Any, unused: Sequence[str]) -> None:
+    """What an adapter from elsewhere has on modules that nothing depends on is not trained."""
+    for module in unused:
+        for name, parameter in model.named_parameters():
+            if _is_inside(name, module):
+                parameter.requires_grad_(False)
+
+
+def _linear_layers(model: Any, unused: Sequence[str]) -> list[str]:
+    """Names of the linear layers, the output embedding and those in unused modules excepted."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     output = model.get_output_embeddings()
-    inside = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+    inside = [name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)] + list(unused)
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output and not any(name.startswith(f"{n}.") for n in inside)
+        if isinstance(module, nn.Linear)
+        and not isinstance(module, NonDynamicallyQuantizableLinear)
+        and module is not output
+        and not any(_is_inside(name, n) for n in inside)
     ]
+
+
+def _is_inside(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
 
 
 def _check_fits(model: Any, weights: Mapping[str, Tensor], name: str, message: Any) -> None:

@@ -78,6 +78,14 @@ class Backbone(nn.Module, ABC):
         return functional.linear(hidden, self.output_weight[ids])
 
     @property
+    def unused_modules(self) -> tuple[str, ...]:
+        """Names of modules of ``model`` whose output nothing depends on; an adapter on them would learn nothing.
+
+        Data-parallel training fails on parameters that never get a gradient.
+        """
+        return ()
+
+    @property
     def masks_exactly(self) -> bool:
         """Whether attention honours any mask that it is given, which packed suffixes need."""
         return True
@@ -93,12 +101,11 @@ class Backbone(nn.Module, ABC):
         Raises:
             RoboprefError: there is none that can.
         """
-        models = [m for m in self.model.modules() if hasattr(m, "gradient_checkpointing_enable")]
+        models = [m for m in self.model.modules() if getattr(m, "supports_gradient_checkpointing", False)]
         if not models:
             raise RoboprefError(f"the {self.family} model has nothing that could recompute its activations.")
         for model in models:
-            if getattr(model, "supports_gradient_checkpointing", False):
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable()
 
     @abstractmethod
     def to_json(self) -> Mapping[str, Any]:

@@ -146,6 +146,16 @@ class LlavaBackbone(HuggingFaceBackbone):
 
     family = "llava"
 
+    @property
+    def unused_modules(self) -> tuple[str, ...]:
+        """The pooling head, and the layers behind the one whose features are taken; see ``Backbone``."""
+        chosen = self.model.config.vision_feature_layer
+        layers = self.model.config.vision_config.num_hidden_layers
+        # Counted over hidden states, of which there is one before the first layer.
+        last = max(i % (layers + 1) for i in ([chosen] if isinstance(chosen, int) else chosen))
+        behind = (f"model.vision_tower.encoder.layers.{i}" for i in range(last, layers))
+        return ("model.vision_tower.head", *behind)
+
     def _prompt_ids(self, prompt: str, patches: int) -> list[int]:
         begin = self._text_config.bos_token_id
         ids = [] if begin is None else [int(begin)]
@@ -164,6 +174,11 @@ class PaliGemmaBackbone(HuggingFaceBackbone):
     family = "paligemma"
     bidirectional_prefix = True
     first_position = 1
+
+    @property
+    def unused_modules(self) -> tuple[str, ...]:
+        """SigLIP's pooling head; see ``Backbone``."""
+        return ("model.vision_tower.head",)
 
     def _usable_vocabulary(self) -> int:
         first_segmentation = self.tokenizer.id_of("<seg000>")

@@ -66,7 +66,7 @@ def load_vla(
     """
     import torch
 
-    from robopref.policies.vla.adapters import load_adapter
+    from robopref.policies.vla.adapters import freeze_unused, load_adapter
     from robopref.policies.vla.policy import HFVLAPolicy
 
     names = _resolve(name, options)
@@ -89,6 +89,7 @@ def load_vla(
         quantize_linear_layers(backbone.model, dtype)
     if names.adapter is not None:
         load_adapter(backbone.model, names.adapter, names.base)
+        freeze_unused(backbone.model, backbone.unused_modules)
     policy = HFVLAPolicy(
         backbone,
         stats,

@@ -154,7 +154,7 @@ class HFVLAPolicy(nn.Module):
     def add_adapter(self, settings: adapters.LoraSettings) -> None:
         """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there."""
         if not adapters.has_adapter(self.backbone.model):
-            adapters.add_adapter(self.backbone.model, settings)
+            adapters.add_adapter(self.backbone.model, settings, self.backbone.unused_modules)
 
     def freeze_reference(self) -> None:
         """Make the present weights the reference: a frozen copy of the adapter, or the base where none was trained.
@@ -166,6 +166,7 @@ class HFVLAPolicy(nn.Module):
         if not adapters.has_adapter(model):
             raise RoboprefError("the policy has no adapter to train: call add_adapter() before refining.")
         adapters.copy_adapter(model, adapters.TRAINED, adapters.REFERENCE)
+        adapters.freeze_unused(model, self.backbone.unused_modules)
         self.__dict__["_has_reference"] = True
 
     @contextmanager

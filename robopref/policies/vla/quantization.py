@@ -17,9 +17,8 @@ def quantize_linear_layers(model: Any, compute_dtype: torch.dtype) -> int:
     """
     bitsandbytes = require("bitsandbytes")
     output = model.get_output_embeddings()
-    layers = [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not output
-    ]
+    # Not the subclass that torch's attention holds: it uses the weight itself, and would meet packed bytes.
+    layers = [(n, m) for n, m in model.named_modules() if type(m) is nn.Linear and m is not output]
     for name, module in layers:
         parent_name, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent_name), child, _quantized(bitsandbytes, module, compute_dtype))

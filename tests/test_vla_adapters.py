@@ -1,0 +1,231 @@
+"""The adapter that is trained, the frozen one beside it, and what is restored after looking through the other."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from robopref.errors import RoboprefError
+from robopref.policies.normalization import NormStats
+from robopref.policies.registry import load_policy, policy_id
+from robopref.policies.vla.adapters import LoraSettings
+from robopref.policies.vla.loading import load_vla
+from robopref.policies.vla.options import VLAOptions
+from tests.vla_models import IMAGE, write
+
+STATS = NormStats([-1, -2, 0], [1, 2, 0.5], [True, True, False])
+INSTRUCTIONS = ["press the button"] * 2
+TOKENS = torch.tensor([[3, 200, 256], [1, 77, 128]])
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    root = tmp_path_factory.mktemp("bases")
+    for name, family, seed in (("llava", "llava", 0), ("other-weights", "llava", 1), ("smolvlm", "smolvlm", 0)):
+        write(family, root / name, seed)
+    return root
+
+
+def images():
+    return {"image": np.random.default_rng(0).integers(0, 256, (2, IMAGE, IMAGE, 3), dtype=np.uint8)}
+
+
+def logps(policy):
+    with torch.no_grad():
+        return policy.action_logps(policy.encode(images(), INSTRUCTIONS), TOKENS)
+
+
+def trained(base, *, dropout=0.0, steps=2, seed=0):
+    torch.manual_seed(seed)
+    policy = load_vla(base, norm_stats=STATS, device="cpu")
+    policy.add_adapter(LoraSettings(rank=2, alpha=4, dropout=dropout))
+    take_steps(policy, steps)
+    return policy
+
+
+def take_steps(policy, steps):
+    optimizer = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], lr=0.5)
+    policy.eval()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-policy.action_logps(policy.encode(images(), INSTRUCTIONS), TOKENS).mean()).backward()
+        optimizer.step()
+
+
+def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(bases):
+    base = load_vla(bases / "llava", norm_stats=STATS, device="cpu")
+    before = logps(base)
+    base.add_adapter(LoraSettings(rank=2))
+    torch.testing.assert_close(logps(base), before, atol=0, rtol=0)
+    names = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
+    assert names
+    assert all("lora_" in name for name in names)
+    base.action_logps(base.encode(images(), INSTRUCTIONS), TOKENS).sum().backward()
+    assert all(p.grad is not None for p in base.parameters() if p.requires_grad)  # data-parallel training needs that
+    adapted = {name.partition(".lora_")[0] for name in names}
+    assert any("vision_tower" in name for name in adapted)
+    assert any("language_model" in name for name in adapted)
+    assert not any("lm_head" in name for name in adapted)
+
+
+def test_the_reference_stays_while_the_policy_learns_and_shares_the_base(bases):
+    policy = trained(bases / "llava")
+    start = logps(policy)
+    base_bytes = sum(p.numel() for name, p in policy.named_parameters() if "lora_" not in name)
+    policy.freeze_reference()
+    take_steps(policy, 2)
+    moved = logps(policy)
+    assert (moved - start).abs().max() > 1e-2
+    with policy.reference():
+        torch.testing.assert_close(logps(policy), start, atol=1e-6, rtol=0)
+    torch.testing.assert_close(logps(policy), moved, atol=0, rtol=0)
+    assert sum(p.numel() for name, p in policy.named_parameters() if "lora_" not in name) == base_bytes
+
+
+def test_everything_is_restored_after_the_reference_even_after_an_error(bases):
+    policy = trained(bases / "llava", dropout=0.5)
+    policy.freeze_reference()
+    policy.train()
+    trainable = {name: p.requires_grad for name, p in policy.named_parameters()}
+    modes = {name: module.training for name, module in policy.named_modules()}
+    with pytest.raises(ValueError, match="inside"), policy.reference():
+        raise ValueError("inside")
+    assert {name: p.requires_grad for name, p in policy.named_parameters()} == trainable
+    assert {name: module.training for name, module in policy.named_modules()} == modes
+    assert any(trainable.values())
+
+
+def test_no_dropout_in_the_reference(bases):
+    policy = trained(bases / "llava", dropout=0.5)
+    policy.freeze_reference()
+    policy.train()
+    assert (logps(policy) - logps(policy)).abs().max() > 0
+    with policy.reference():
+        torch.testing.assert_close(logps(policy), logps(policy), atol=0, rtol=0)
+
+
+def test_no_gradient_reaches_the_reference(bases):
+    policy = trained(bases / "llava")
+    policy.freeze_reference()
+    policy.action_logps(policy.encode(images(), INSTRUCTIONS), TOKENS).sum().backward()
+    for name, parameter in policy.named_parameters():
+        assert (parameter.grad is not None) == (".default." in name), name
+    with policy.reference():
+        assert not policy.action_logps(policy.encode(images(), INSTRUCTIONS), TOKENS).requires_grad
+
+
+def test_no_reference_yet_and_nothing_to_train_are_said(bases):
+    policy = load_vla(bases / "llava", norm_stats=STATS, device="cpu")
+    with pytest.raises(RoboprefError, match="freeze_reference"), policy.reference():
+        pass
+    with pytest.raises(RoboprefError, match="add_adapter"):
+        policy.freeze_reference()
+    with pytest.raises(RoboprefError, match="nothing to save"):
+        policy.save(bases / "nothing")
+
+
+def test_saved_and_loaded_it_answers_the_same(bases, tmp_path):
+    policy = trained(bases / "llava")
+    policy.tasks["button-press"] = "press the button"
+    policy.freeze_reference()
+    policy.save(tmp_path / "policy")
+    again = load_policy(tmp_path / "policy", device="cpu")
+    torch.testing.assert_close(logps(again), logps(policy), atol=1e-6, rtol=0)
+    np.testing.assert_array_equal(again.norm_stats.q99, STATS.q99)
+    assert again.tasks == policy.tasks
+    on_top = load_policy(bases / "llava", VLAOptions(adapter=str(tmp_path / "policy")), device="cpu")
+    torch.testing.assert_close(logps(on_top), logps(policy), atol=1e-6, rtol=0)
+    assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == [
+        "adapter_config.json", "adapter_model.safetensors", "policy.json",
+    ]  # fmt: skip
+
+
+def test_peft_itself_loads_what_was_saved(bases, tmp_path):
+    import peft
+    import transformers
+
+    policy = trained(bases / "llava")
+    policy.save(tmp_path / "policy")
+    model = transformers.LlavaForConditionalGeneration.from_pretrained(bases / "llava")
+    model = peft.PeftModel.from_pretrained(model, tmp_path / "policy").eval()
+    policy.backbone.model = model.get_base_model()
+    expected = load_policy(tmp_path / "policy", device="cpu")
+    torch.testing.assert_close(logps(policy), logps(expected), atol=1e-6, rtol=0)
+
+
+def test_the_identity_follows_weights_adapter_and_statistics(bases, tmp_path):
+    for seed in (0, 1):
+        trained(bases / "llava", seed=seed).save(tmp_path / str(seed))
+    ids = [
+        policy_id(bases / "llava"), policy_id(bases / "other-weights"), policy_id(tmp_path / "0"),
+        policy_id(tmp_path / "1"), policy_id(bases / "llava", VLAOptions(norm_key="bridge")),
+    ]  # fmt: skip
+    assert len(set(ids)) == len(ids)
+    assert policy_id(bases / "llava", VLAOptions(adapter=str(tmp_path / "0"))) == ids[2]
+
+
+def test_an_adapter_for_another_base_is_refused(bases, tmp_path):
+    trained(bases / "llava").save(tmp_path / "policy")
+    adapter = VLAOptions(adapter=str(tmp_path / "policy"))
+    for other in ("other-weights", "smolvlm"):
+        with pytest.raises(RoboprefError, match=r"was trained for .*llava .*other weights.* as --policy"):
+            load_policy(bases / other, adapter, device="cpu")
+    (tmp_path / "policy" / "policy.json").unlink()  # a plain PEFT adapter says less
+    stats = {"ours": {"action": {"q01": [-1, -1], "q99": [1, 1]}}}
+    (tmp_path / "policy" / "dataset_statistics.json").write_text(json.dumps(stats))
+    with pytest.raises(RoboprefError, match=r"was trained for .*llava and does not fit .*smolvlm.*as --policy"):
+        load_policy(bases / "smolvlm", adapter, device="cpu")
+    assert len(load_policy(bases / "llava", adapter, device="cpu").norm_stats) == 2
+
+
+def test_damaged_and_foreign_adapters_are_named(bases, tmp_path):
+    policy = trained(bases / "llava")
+    base = bases / "llava"
+
+    def refused(match, directory):
+        with pytest.raises(RoboprefError, match=match):
+            load_vla(base, VLAOptions(adapter=str(directory)), norm_stats=STATS, device="cpu")
+
+    refused("no adapter at", tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    refused("holds no adapter", tmp_path / "empty")
+    (tmp_path / "empty" / "adapter_model.bin").write_bytes(b"")
+    refused("pickle", tmp_path / "empty")
+
+    policy.save(tmp_path / "torn")
+    weights = tmp_path / "torn" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    refused("cannot be read", tmp_path / "torn")
+
+    policy.save(tmp_path / "less")
+    tensors = load_file(tmp_path / "less" / "adapter_model.safetensors")
+    some = sorted(tensors)[0]
+    save_file({k: v for k, v in tensors.items() if k != some}, tmp_path / "less" / "adapter_model.safetensors")
+    refused("it has no", tmp_path / "less")
+    save_file(tensors | {some: torch.zeros(2, 99)}, tmp_path / "less" / "adapter_model.safetensors")
+    refused(r"shape \(2, 99\)", tmp_path / "less")
+
+    policy.save(tmp_path / "kind")
+    settings = json.loads((tmp_path / "kind" / "adapter_config.json").read_text()) | {"peft_type": "IA3"}
+    settings = {k: settings[k] for k in ("peft_type", "base_model_name_or_path", "target_modules")}
+    (tmp_path / "kind" / "adapter_config.json").write_text(json.dumps(settings | {"feedforward_modules": []}))
+    refused("only LoRA", tmp_path / "kind")
+
+
+def test_two_adapters_at_once_are_refused(bases, tmp_path):
+    trained(bases / "llava").save(tmp_path / "policy")
+    with pytest.raises(RoboprefError, match="adapter on its own base already"):
+        load_policy(tmp_path / "policy", VLAOptions(adapter=str(tmp_path / "policy")))
+
+
+def test_options_of_a_vla_are_refused_for_other_policies():
+    with pytest.raises(RoboprefError, match="--norm-key is for vision-language-action models"):
+        load_policy("tests.synthetic:nothing", VLAOptions(norm_key="bridge"))
+
+
+def test_lora_settings_are_checked():
+    for wrong in ({"rank": 0}, {"alpha": 0}, {"dropout": 1.0}):
+        with pytest.raises(RoboprefError, match="LoRA needs"):
+            LoraSettings(**wrong)
