@@ -25,8 +25,8 @@ def quantize_linear_layers(model: Any, compute_dtype: torch.dtype) -> int:
     return len(layers)
 
 
-def _quantized(bitsandbytes: Any, layer: nn.Linear, compute_dtype: torch.dtype) -> nn.Module:
-    quantized: nn.Module = bitsandbytes.nn.Linear4bit(
+def _quantized(bitsandbytes: Any, layer: nn.Linear, compute_dtype: torch.dtype) -> Any:
+    quantized: Any = bitsandbytes.nn.Linear4bit(
         layer.in_features,
         layer.out_features,
         bias=layer.bias is not None,
@@ -34,6 +34,9 @@ def _quantized(bitsandbytes: Any, layer: nn.Linear, compute_dtype: torch.dtype) 
         compress_statistics=True,
         quant_type="nf4",
     )
+    # On such CPUs a layer that ran once in evaluation is repacked for good, and no gradient passes it any more: the
+    # reference's pass would end training (bitsandbytes 0.50).
+    quantized.support_avx512bf16_for_cpu = False
     quantized.weight = bitsandbytes.nn.Params4bit(
         layer.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
     )
