@@ -21,7 +21,7 @@ fi
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
 echo "Installing the pinned dependencies into $venv (a minute or more) ..."
-"$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[fetch,devices,minari,dev]'
+"$venv/bin/python" -m pip install --quiet --constraint constraints.txt --editable '.[fetch,devices,minari,vla,quantize,dev]'
 
 # Off-screen rendering needs one system library, EGL or OSMesa.
 if ! "$venv/bin/python" -c 'from robopref.envs.rendering import ensure_gl_backend; ensure_gl_backend()' >/dev/null 2>&1; then
