@@ -1,0 +1,146 @@
+"""The commands with a vision-language-action model: an adapter from demonstrations, refined, evaluated, deployed."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from robopref.cli.collect import Collect, run_collect
+from robopref.cli.evaluate import Evaluate, run_evaluate
+from robopref.cli.refine import Refine, run_refine
+from robopref.cli.train import Train, run_train
+from robopref.errors import RoboprefError
+from robopref.policies.registry import load_policy, policy_id
+from robopref.policies.vla.options import LoraOptions, VLAOptions
+from robopref.store.store import EpisodeStore
+from tests.synthetic import demonstrations, interactions
+from tests.vla_models import write
+
+LORA = LoraOptions(lora_rank=4)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    root = tmp_path_factory.mktemp("work")
+    write("llava", root / "llava")
+    write("smolvlm", root / "smolvlm")
+    for name, episodes in (
+        ("demos", demonstrations(2, length=20, image=True)),
+        ("interactions", interactions(2, image=True)),
+        ("state-only", demonstrations(1)),
+    ):
+        store = EpisodeStore.create_or_open(root / name)
+        for episode in episodes:
+            store.add(episode)
+    assert train(root, "sft")
+    return root
+
+
+def train(root, out, **options):
+    return run_train(
+        Train(
+            (root / "demos",), root / out, batch_size=8, device="cpu", wandb="disabled",
+            **{"policy": str(root / "llava"), "lora": LORA, "steps": 3} | options,
+        )
+    )  # fmt: skip
+
+
+def refine(root, out, **options):
+    settings = {"policy": str(root / "llava"), "vla": VLAOptions(adapter=str(root / "sft"))} | options
+    return run_refine(
+        Refine(
+            settings.pop("policy"), (root / "demos",), (root / "interactions",), root / out, steps=3, batch_size=8,
+            device="cpu", wandb="disabled", lora=LORA, **settings,
+        )
+    )  # fmt: skip
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_adapter_of_train_brings_the_demonstrations_statistics(work):
+    policy = load_policy(work / "sft", device="cpu")
+    actions = np.concatenate([e.action for e in demonstrations(2, length=20)])
+    np.testing.assert_allclose(policy.norm_stats.q99, np.quantile(actions, 0.99, axis=0))
+    assert policy.tasks == {"reach": "reach the goal"}
+    described = json.loads((work / "sft" / "policy" / "policy.json").read_text())
+    assert described["architecture"]["base"]["name"] == str(work / "llava")
+
+
+def test_the_state_of_training_does_not_hold_the_base(work):
+    state = torch.load(work / "sft" / "state.pt", weights_only=True)["policy"]
+    assert state
+    assert all("lora_" in name for name in state)
+
+
+@pytest.mark.parametrize("objective", ["apo", "kto", "bc", "dpo", "tpo", "paired-takeover", "iwr"])
+def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
+    assert refine(work, f"refined-{objective}", objective=objective)
+    curve = lines(work / f"refined-{objective}" / "metrics.jsonl")
+    if objective in ("apo", "kto"):
+        assert curve[0]["kl"] == pytest.approx(0, abs=1e-5)  # the reference is the adapter that it starts from
+    refined, start = (load_policy(work / name, device="cpu") for name in (f"refined-{objective}", "sft"))
+    images = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
+    tokens = torch.tensor([[1, 100, 200, 256]])
+    with torch.no_grad():
+        logps = [p.action_logps(p.encode(images, ["reach the goal"]), tokens) for p in (refined, start)]
+    assert (logps[0] - logps[1]).abs().max() > 0
+
+
+def test_refining_the_base_itself_uses_it_as_the_reference(work):
+    statistics = {"ours": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
+    (work / "smolvlm" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert refine(work, "from-base", policy=str(work / "smolvlm"), vla=VLAOptions())
+    assert lines(work / "from-base" / "metrics.jsonl")[0]["kl"] == pytest.approx(0, abs=1e-5)
+
+
+def test_interrupted_training_goes_on_to_the_same_adapter(work, monkeypatch):
+    assert train(work, "whole", steps=4, seed=3)
+    from robopref.cli import fitting
+
+    class StopAfterTwo:
+        calls = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def __call__(self):
+            StopAfterTwo.calls += 1
+            return StopAfterTwo.calls >= 2
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fitting, "graceful_interrupt", StopAfterTwo)
+        assert not train(work, "halves", steps=4, seed=3)
+    assert train(work, "halves", steps=4, seed=3, resume=True)
+    weights = [(work / run / "policy" / "adapter_model.safetensors").read_bytes() for run in ("whole", "halves")]
+    assert weights[0] == weights[1]
+
+
+def test_collect_and_evaluate_take_the_same_argument(work):
+    options = VLAOptions(adapter=str(work / "sft"))
+    small = {"task": "button-press", "episodes": 1, "image_size": 32, "workers": 1, "vla": options}
+    assert run_collect(Collect(str(work / "llava"), work / "collected", **small))
+    store = EpisodeStore.open(work / "collected")
+    episode = store.read(store.episode_ids()[0])
+    assert episode.info.policy_id == policy_id(work / "llava", options) == policy_id(work / "sft" / "policy")
+    assert episode.observation["image"].shape[1:] == (32, 32, 3)
+    assert run_evaluate(Evaluate(str(work / "sft"), work / "evaluated", **small | {"vla": VLAOptions()}))
+    assert json.loads((work / "evaluated" / "summary.json").read_text())["policy_id"] == episode.info.policy_id
+
+
+def test_data_without_images_are_refused(work):
+    with pytest.raises(RoboprefError, match="lacks the observation 'image'"):
+        run_train(Train((work / "state-only",), work / "nothing", policy=str(work / "llava"), device="cpu"))
+    assert not (work / "nothing").exists()
+
+
+def test_actions_of_another_size_than_the_statistics_are_refused(work):
+    statistics = {"seven": {"action": {"q01": [-1] * 7, "q99": [1] * 7}}}
+    (work / "llava" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    with pytest.raises(RoboprefError, match="the policy's have 7 dimensions"):
+        train(work, "nothing", vla=VLAOptions(norm_key="seven"))
