@@ -25,11 +25,18 @@ class Train:
     """What the policy sees: camera image and proprioception, or the privileged state."""
     steps: int = 1000
     batch_size: int = 128
+    """Samples per optimiser step, of all processes together."""
+    micro_batch_size: int | None = None
+    """Samples per forward pass of a process; unset takes its whole part of the batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image_shift: int = 4
     """Largest random shift of the training images, pixels."""
     width: int = 256
     """Width of the policy's layers."""
+    compile: bool = False
+    """Compile the forward passes (torch.compile)."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass, for policies that can: less memory, more time."""
     device: Literal["auto", "cpu"] = "auto"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
@@ -46,8 +53,8 @@ def run_train(config: Train) -> bool:
     from robopref.mixture import Mixture
     from robopref.objectives import get_objective
     from robopref.policies.compact import build_compact_policy
+    from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import check_same_kind
-    from robopref.training.trainer import TrainerConfig
 
     data = load_episodes(config.demos)
     keys = INPUTS[config.inputs]
@@ -71,10 +78,14 @@ def run_train(config: Train) -> bool:
         learning_rate=config.learning_rate,
         image_shift=config.image_shift,
         seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        compile=config.compile,
+        activation_checkpointing=config.activation_checkpointing,
     )
 
     def claim() -> None:
-        start_run(config.out, "train", config, resume=config.resume, identity={"data": data.fingerprint})
+        identity = {"data": data.fingerprint}
+        start_run(config.out, "train", config, resume=config.resume, identity=identity, changeable=IMMATERIAL)
         write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
 
     finished = fit(
