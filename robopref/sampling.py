@@ -54,22 +54,22 @@ class BalancedSampler:
     whatever the shares, the sizes of the buckets and the global batch size B: what a batch owes a bucket is carried
     over to the next. (``_compose_up_to`` has the proof; with more buckets the carrying over is the same.)
 
-    The global batch of ``batch_size * world_size`` samples is composed once and dealt to the ranks in turn, beginning
-    with a rank drawn for the step, so that each rank's part has the global proportions to within one sample per bucket
-    at every step, and exactly on average; their union is what one process with the global batch size would see. Per
-    bucket the samples come without replacement, reshuffled on every pass.
+    The global batch of ``batch_size`` samples is composed once and dealt to the ranks in turn, beginning with a rank
+    drawn for the step, so that each rank's part has the global proportions to within one sample per bucket at every
+    step, and exactly on average. The parts' sizes differ by one sample at most; their union is what one process would
+    see. Per bucket the samples come without replacement, reshuffled on every pass.
 
     Args:
         labels: ``Label`` values [N] of all samples; those in no bucket are never drawn.
-        batch_size: samples per rank and step.
+        batch_size: samples per step, of all ranks together.
         shares: of the buckets, by default EXPERT, HUMAN and UNDESIRABLE samples; they sum to 1.
         seed: of the shuffles and the partners.
         rank: this process, of ``world_size``.
         buckets: the labels in each bucket.
 
     Raises:
-        RoboprefError: a batch below 3, shares that do not sum to 1, a rank out of range, a negative seed, or an empty
-            bucket whose share is positive.
+        RoboprefError: a batch below 3 or smaller than the number of ranks, shares that do not sum to 1, a rank out of
+            range, a negative seed, or an empty bucket whose share is positive.
     """
 
     def __init__(
@@ -89,6 +89,11 @@ class BalancedSampler:
             raise RoboprefError(f"shares are {len(buckets)} numbers >= 0 that sum to 1, got {tuple(shares)}.")
         if not 0 <= rank < world_size:
             raise RoboprefError(f"rank {rank} is not one of {world_size} processes.")
+        if batch_size < world_size:
+            raise RoboprefError(
+                f"a batch of {batch_size} samples leaves some of the {world_size} processes without any: "
+                f"raise the batch size, or use fewer processes."
+            )
         if seed < 0:
             raise RoboprefError(f"the seed must not be negative, got {seed}.")
         self.batch_size, self.shares, self.seed = batch_size, tuple(shares), seed
@@ -101,8 +106,9 @@ class BalancedSampler:
         drawn = np.concatenate([b for b, share in zip(self.buckets, shares, strict=True) if share > 0])
         # A shuffled ring, each sample's partner the next one: nobody is its own, and everybody is somebody's.
         ring = np.random.default_rng((seed, _RING)).permutation(np.sort(drawn))
-        self._partners = np.full(len(labels), -1, dtype=np.int64)
-        self._partners[ring] = np.roll(ring, -1)
+        self.partners: NDArray[np.int64] = np.full(len(labels), -1, dtype=np.int64)
+        """For each sample [N] the one whose action is its mismatched action; -1 for samples that no batch draws."""
+        self.partners[ring] = np.roll(ring, -1)
         # Exact arithmetic: in floating point the rounding of step * size * share grows with the step.
         fractions = [Fraction(float(share)).limit_denominator(10**9) for share in shares]
         denominator = math.lcm(*(f.denominator for f in fractions))
@@ -111,16 +117,20 @@ class BalancedSampler:
         self._order = lru_cache(maxsize=2 * len(buckets))(self._shuffled)
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """This rank's sample numbers [batch_size] at a step >= 0."""
-        samples = self.global_batch(step)
-        if self.world_size == 1:
-            return samples
-        # A drawn beginning, since a fixed one would give the first ranks the odd sample of a bucket every time.
-        first = np.random.default_rng((self.seed, _DEAL, step)).integers(self.world_size)
-        return samples[(self.rank + first) % self.world_size :: self.world_size]
+        """This rank's sample numbers at a step >= 0: ``batch_size / world_size`` of them, rounded up or down."""
+        return self.global_batch(step)[self.batch_positions(step)]
+
+    def batch_positions(self, step: int, rank: int | None = None) -> NDArray[np.int64]:
+        """The places in the global batch of the samples that this rank, or another one, gets at a step >= 0."""
+        rank = self.rank if rank is None else rank
+        if self.world_size > 1:
+            # A drawn beginning, since a fixed one would give the first ranks the odd sample of a bucket every time.
+            first = int(np.random.default_rng((self.seed, _DEAL, step)).integers(self.world_size))
+            rank = (rank + first) % self.world_size
+        return np.arange(rank, self.batch_size, self.world_size)
 
     def global_batch(self, step: int) -> NDArray[np.int64]:
-        """The sample numbers [batch_size * world_size] of all ranks at a step >= 0, bucket after bucket."""
+        """The sample numbers [batch_size] of all ranks at a step >= 0, bucket after bucket."""
         if step < 0:
             raise RoboprefError(f"steps are counted from 0, got {step}.")
         self._compose_up_to(step + 1)
@@ -135,10 +145,14 @@ class BalancedSampler:
         Raises:
             RoboprefError: a sample that no batch draws.
         """
-        partners = self._partners[np.asarray(indices)]
+        partners = self.partners[np.asarray(indices)]
         if (partners < 0).any():
             raise RoboprefError("only samples of a bucket with a positive share have partners.")
         return partners
+
+    def drawable(self) -> NDArray[np.int64]:
+        """The numbers of all samples that some batch may hold, ascending."""
+        return np.flatnonzero(self.partners >= 0)
 
     def _compose_up_to(self, steps: int) -> None:
         """Extend ``_drawn`` to ``steps`` + 1 entries: how many of each bucket the batches before a step have taken."""
@@ -150,7 +164,7 @@ class BalancedSampler:
         #   One is negative, by at most 2/3: the other two sum to m + 2/3 at most, so m <= 1. m = 1: the larger is
         #   > 1/2, the smaller <= 5/6. m = 0: neither exceeds 2/3.
         #   Two are negative: their excesses, which shrink, summed to 5/6 at most (what the third lacked); m = 0.
-        size, denominator = self.batch_size * self.world_size, sum(self._units)
+        size, denominator = self.batch_size, sum(self._units)
         while len(self._drawn) <= steps:
             done, total = self._drawn[-1], size * len(self._drawn)
             owed = [(u * total - n * denominator) / denominator for u, n in zip(self._units, done, strict=True)]

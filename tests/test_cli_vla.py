@@ -50,7 +50,7 @@ def refine(root, out, **options):
     settings = {"policy": str(root / "llava"), "vla": VLAOptions(adapter=str(root / "sft"))} | options
     return run_refine(
         Refine(
-            settings.pop("policy"), (root / "demos",), (root / "interactions",), root / out, steps=3, batch_size=8,
+            settings.pop("policy"), (root / "demos",), (root / "interactions",), root / out, steps=3, batch_size=16,
             device="cpu", wandb="disabled", lora=LORA, **settings,
         )
     )  # fmt: skip

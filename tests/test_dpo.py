@@ -115,11 +115,12 @@ def test_negatives_are_sampled_from_the_policys_own_distribution() -> None:
         policy.network.head_bias[:, 40] += 60 + math.log(3)
         policy.network.head_bias[:, 41] += 60
     observations = {"state": np.zeros((2000, 5), dtype=np.float32)}
-    tokens = sample_action_tokens(policy, observations, ["reach"] * 2000, 4, torch.Generator().manual_seed(0))
+    uniforms = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = sample_action_tokens(policy, observations, ["reach"] * 2000, uniforms)
     assert set(tokens.unique().tolist()) == {41, 42}
     assert (tokens[:, 1] == 41).float().mean().item() == pytest.approx(0.75, abs=0.15)
-    again = sample_action_tokens(policy, observations, ["reach"] * 2000, 4, torch.Generator().manual_seed(0))
-    assert torch.equal(tokens, again)
+    some = {"state": observations["state"][700:703]}  # whatever else is in the batch
+    assert torch.equal(sample_action_tokens(policy, some, ["reach"] * 3, uniforms[700:703]), tokens[700:703])
 
 
 def test_through_the_trainer() -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from preference_batches import on_ranks, random_batch
@@ -74,8 +73,10 @@ def test_through_the_trainer() -> None:
         log=lambda metrics, step: curve.__setitem__(step, metrics),
     )
     # Even where a proposal was recorded, the rejected action is a sample: with 256 bins the two differ.
-    indices = np.flatnonzero(dataset.has_pair)
-    rejected = trainer._rejected(indices, dataset.gather(indices)).numpy()
+    part, _ = trainer.reference.score(trainer.composer.part(0))
+    indices = part.indices[dataset.has_pair[part.indices]]
+    assert part.second_tokens is not None
+    rejected = part.second_tokens[torch.as_tensor(dataset.has_pair[part.indices])].numpy()
     assert (rejected != dataset.rejected_tokens[indices]).any(axis=1).mean() > 0.9
     assert trainer.run()
     assert len(curve) == 60

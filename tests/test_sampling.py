@@ -50,7 +50,9 @@ def test_whatever_the_shares_no_bucket_is_ever_a_sample_off(
 ) -> None:
     exact = [Fraction(n, 100) for n in (*hundredths, 100 - sum(hundredths))]
     labels = labels_of(sizes)
-    sampler = BalancedSampler(labels, size, shares=[float(share) for share in exact], world_size=world_size)
+    sampler = BalancedSampler(
+        labels, size * world_size, shares=[float(share) for share in exact], world_size=world_size
+    )
     drawn = [0, 0, 0]
     for step in range(60):
         drawn = [a + b for a, b in zip(drawn, counts_of(labels, sampler.global_batch(step)), strict=True)]
@@ -175,7 +177,7 @@ def test_the_ranks_together_see_what_one_process_sees(
 ) -> None:
     labels = labels_of(sizes)
     alone = BalancedSampler(labels, size * world_size)
-    ranks = [BalancedSampler(labels, size, rank=r, world_size=world_size) for r in range(world_size)]
+    ranks = [BalancedSampler(labels, size * world_size, rank=r, world_size=world_size) for r in range(world_size)]
     parts = [rank.batch(step) for rank in ranks]
     assert [len(part) for part in parts] == [size] * world_size
     assert sorted(np.concatenate(parts).tolist()) == sorted(alone.batch(step).tolist())
@@ -188,7 +190,7 @@ def test_no_rank_is_short_of_a_class_for_good(size: int, world_size: int) -> Non
     labels = labels_of((40, 20, 20))
     steps = 600
     for r in range(world_size):
-        sampler = BalancedSampler(labels, size, rank=r, world_size=world_size)
+        sampler = BalancedSampler(labels, size * world_size, rank=r, world_size=world_size)
         drawn = np.sum([counts_of(labels, sampler.batch(step)) for step in range(steps)], axis=0)
         # The deal is random: five standard deviations of a sum of independent halves of a sample.
         np.testing.assert_allclose(drawn, np.array(DEFAULT_SHARES) * size * steps, atol=5 * 0.5 * steps**0.5)
@@ -212,7 +214,7 @@ def test_partners_depend_on_neither_the_batch_nor_the_ranks(sizes: tuple[int, ..
     labels = labels_of(sizes)
     drawable = np.flatnonzero(np.isin(labels, BUCKETS))
     expected = BalancedSampler(labels, 8, seed=5).partner(drawable)
-    sampler = BalancedSampler(labels, size, seed=5, rank=world_size - 1, world_size=world_size)
+    sampler = BalancedSampler(labels, size + 1, seed=5, rank=world_size - 1, world_size=world_size)
     sampler.batch(4)
     assert sampler.partner(drawable).tolist() == expected.tolist()
     assert sampler.partner(drawable[::-1]).tolist() == expected[::-1].tolist()

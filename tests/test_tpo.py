@@ -114,7 +114,7 @@ def test_two_of_three_preferred_windows_are_demonstrations() -> None:
 def test_the_ranks_together_see_what_one_process_sees() -> None:
     dataset = make_dataset()
     alone = WindowPairSampler(dataset, 4 * 16, 8, seed=3).batch(7).reshape(-1, 16)
-    parts = [WindowPairSampler(dataset, 2 * 16, 8, seed=3, rank=r, world_size=2).batch(7) for r in range(2)]
+    parts = [WindowPairSampler(dataset, 4 * 16, 8, seed=3, rank=r, world_size=2).batch(7) for r in range(2)]
     together = np.concatenate([part.reshape(-1, 16) for part in parts])
     assert sorted(together.tolist()) == sorted(alone.tolist())
 

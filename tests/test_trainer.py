@@ -187,14 +187,14 @@ def test_a_missing_observation_is_named():
 def test_image_shifts_move_each_picture_as_a_whole():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
-    shifted = shift_images({"image": images, "state": np.ones(6)}, 2, rng)
+    shifted = shift_images({"image": images, "state": np.ones(6)}, rng.integers(-2, 3, (2, 6)))
     assert shifted["image"].shape == images.shape
     for original, moved in zip(images, shifted["image"], strict=True):
         padded = np.pad(original, ((2, 2), (2, 2), (0, 0)), mode="edge")
         crops = [padded[r : r + 12, c : c + 12] for r in range(5) for c in range(5)]
         assert any(np.array_equal(moved, crop) for crop in crops)
     assert not np.array_equal(shifted["image"], images)
-    np.testing.assert_array_equal(shift_images({"image": images}, 0, rng)["image"], images)
+    np.testing.assert_array_equal(shift_images({"image": images}, np.zeros((2, 6), int))["image"], images)
 
 
 def test_the_training_state_executes_no_code(tmp_path):

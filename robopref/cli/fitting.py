@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ from robopref.objectives.base import Objective
 from robopref.sampling import BalancedSampler
 from robopref.store.store import EpisodeStore
 from robopref.tracking import Tracker
+from robopref.training.config import IMMATERIAL, TrainerConfig
 from robopref.training.dataset import StepDataset
-from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
+from robopref.training.devices import make_accelerator
+from robopref.training.reference import open_reference_cache
+from robopref.training.trainer import Trainer, make_composer
 from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Actor, Episode, Label, Outcome
 
@@ -61,6 +65,15 @@ def _is_failed_demonstration(episode: Episode) -> bool:
     return bool((episode.actor == Actor.EXPERT).all()) and episode.info.outcome is not Outcome.SUCCESS
 
 
+@dataclass(frozen=True)
+class ReferenceCacheSettings:
+    """Where the reference's log-probabilities are kept, whose they are, and whether all are computed beforehand."""
+
+    directory: Path
+    policy_id: str
+    precompute: bool = False
+
+
 def label_counts(labels: Sequence[NDArray[Any]]) -> dict[str, int]:
     """How many steps carry each label."""
     flat = np.concatenate([np.asarray(x) for x in labels])
@@ -82,6 +95,7 @@ def fit(
     recipe: dict[str, Any],
     device: str = "auto",
     wandb: str | None = None,
+    reference_cache: ReferenceCacheSettings | None = None,
 ) -> bool:
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
@@ -100,8 +114,19 @@ def fit(
         claim()
     accelerator.wait_for_everyone()
     settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
-    fingerprint = hashlib.blake2b(json.dumps(settings, sort_keys=True).encode(), digest_size=16).hexdigest()
-    with graceful_interrupt() as interrupt, progress_bar(title, config.steps) as progress:
+    material = settings | {"trainer": {k: v for k, v in settings["trainer"].items() if k not in IMMATERIAL}}
+    fingerprint = hashlib.blake2b(json.dumps(material, sort_keys=True).encode(), digest_size=16).hexdigest()
+    cache = None
+    if reference_cache is not None:
+        cache = open_reference_cache(
+            reference_cache.directory,
+            make_composer(dataset, sampler, objective, config),
+            config,
+            accelerator,
+            data=data.fingerprint,
+            policy=reference_cache.policy_id,
+        )
+    with graceful_interrupt() as interrupt:
         trainer = Trainer(
             policy,
             dataset,
@@ -112,15 +137,20 @@ def fit(
             state_path=out / "state.pt",
             fingerprint=fingerprint,
             should_stop=interrupt,
-            progress=progress,
+            reference_cache=cache,
         )
-        if trainer.resume():
+        if trainer.resume() and accelerator.is_main_process:
             console.print(f"going on from step {trainer.step}")
-        if not accelerator.is_main_process:  # one process keeps the numbers
-            return trainer.run()
-        with Tracker(out, name=title, config=settings, wandb_mode=wandb, resume_step=trainer.step) as tracker:
-            trainer.log = tracker.log
+        if reference_cache is not None and reference_cache.precompute:
+            with progress_bar("reference", 1) as trainer.progress:
+                if not trainer.precompute_reference():
+                    return False
+        with ExitStack() as stack:
+            trainer.progress = stack.enter_context(progress_bar(title, config.steps))
+            if accelerator.is_main_process:  # one process keeps the numbers
+                tracker = Tracker(out, name=title, config=settings, wandb_mode=wandb, resume_step=trainer.step)
+                trainer.log = stack.enter_context(tracker).log
             finished = trainer.run()
-    if finished:
-        policy.save(out / "policy")
+        if finished:
+            trainer.save_policy(out / "policy")
     return finished

@@ -30,6 +30,7 @@ _SETTINGS = {
     "paired-takeover": (*_PREFERENCE, "proximal_weight"),
 }
 """Which of the command's options an objective has; the others have none."""
+_CACHED_VARIANTS = 4
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,21 @@ class Refine:
     """Of paired-takeover: how strongly each action's own reward is held near zero."""
     steps: int = 1000
     batch_size: int = 128
+    """Samples per optimiser step, of all processes together."""
+    micro_batch_size: int | None = None
+    """Samples per forward pass of a process; unset takes its whole part of the batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image_shift: int = 4
+    augmentation_variants: int | None = None
+    """Fixed shifts per image, one of which each step takes; unset takes 4 with a reference cache, else no limit."""
+    reference_cache: Path | None = None
+    """Keep the reference's log-probabilities in this directory: each is computed once (docs/many_devices.md)."""
+    precompute_reference: bool = False
+    """Fill the reference cache before training, and train without the reference in memory."""
+    compile: bool = False
+    """Compile the forward passes (torch.compile)."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass, for policies that can: less memory, more time."""
     device: Literal["auto", "cpu"] = "auto"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
@@ -84,15 +98,15 @@ def run_refine(config: Refine) -> bool:
     import numpy as np
     import torch
 
-    from robopref.cli.fitting import fit, label_counts, load_episodes
+    from robopref.cli.fitting import ReferenceCacheSettings, fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
     from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.policy import HFVLAPolicy
+    from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import check_same_kind
-    from robopref.training.trainer import TrainerConfig
     from robopref.trajectory import takeover_count
 
     options = {
@@ -108,6 +122,8 @@ def run_refine(config: Refine) -> bool:
             f"{config.objective} compares with the policy it starts from, so it cannot start from scratch: "
             f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius)."
         )
+    if config.precompute_reference and config.reference_cache is None:
+        raise RoboprefError("--precompute-reference fills a reference cache: name its directory (--reference-cache).")
     _refuse_discrete((*config.demos, *config.interactions))
     policy = load_policy(config.policy, config.vla, device=config.device)
     if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
@@ -133,7 +149,8 @@ def run_refine(config: Refine) -> bool:
 
     def claim() -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
-        start_run(config.out, "refine", config, resume=config.resume, identity=identity)
+        changeable = (*IMMATERIAL, "reference_cache", "precompute_reference")
+        start_run(config.out, "refine", config, resume=config.resume, identity=identity, changeable=changeable)
         write_json(
             config.out / "data.json",
             {"rule": rule, "episodes": len(data.episodes), "takeovers": takeovers, "labels": label_counts(labels)},
@@ -147,6 +164,12 @@ def run_refine(config: Refine) -> bool:
     if config.from_scratch:
         policy = _from_scratch(config, policy, data.episodes, labels, mixture)
         recipe["from_scratch"] = True
+    variants, cache = config.augmentation_variants, None
+    if config.reference_cache is not None:
+        variants = variants or _CACHED_VARIANTS
+        cache = ReferenceCacheSettings(
+            config.reference_cache, policy_id(config.policy, config.vla), config.precompute_reference
+        )
     finished = fit(
         policy,
         policy.observation_keys,
@@ -160,6 +183,10 @@ def run_refine(config: Refine) -> bool:
             learning_rate=config.learning_rate,
             image_shift=config.image_shift,
             seed=config.seed,
+            micro_batch_size=config.micro_batch_size,
+            augmentation_variants=variants,
+            compile=config.compile,
+            activation_checkpointing=config.activation_checkpointing,
         ),
         config.out,
         title="refine",
@@ -167,6 +194,7 @@ def run_refine(config: Refine) -> bool:
         recipe=recipe,
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,
+        reference_cache=cache,
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished

@@ -34,11 +34,18 @@ class Train:
     """What the compact policy sees: camera image and proprioception, or the privileged state."""
     steps: int = 1000
     batch_size: int = 128
+    """Samples per optimiser step, of all processes together."""
+    micro_batch_size: int | None = None
+    """Samples per forward pass of a process; unset takes its whole part of the batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image_shift: int = 4
     """Largest random shift of the training images, pixels."""
     width: int = 256
     """Width of the policy's layers."""
+    compile: bool = False
+    """Compile the forward passes (torch.compile)."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass, for policies that can: less memory, more time."""
     device: Literal["auto", "cpu"] = "auto"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
@@ -57,8 +64,8 @@ def run_train(config: Train) -> bool:
     from robopref.mixture import Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import policy_id
+    from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import check_same_kind
-    from robopref.training.trainer import TrainerConfig
 
     data = load_episodes(config.demos)
     keys = INPUTS[config.inputs] if config.policy is None else ("image",)
@@ -71,13 +78,16 @@ def run_train(config: Train) -> bool:
         learning_rate=config.learning_rate,
         image_shift=config.image_shift,
         seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        compile=config.compile,
+        activation_checkpointing=config.activation_checkpointing,
     )
 
     def claim() -> None:
         identity = {"data": data.fingerprint}
         if config.policy is not None:
             identity["policy_id"] = policy_id(config.policy, config.vla)
-        start_run(config.out, "train", config, resume=config.resume, identity=identity)
+        start_run(config.out, "train", config, resume=config.resume, identity=identity, changeable=IMMATERIAL)
         write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
 
     finished = fit(

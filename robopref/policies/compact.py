@@ -116,6 +116,10 @@ class CompactPolicy(nn.Module):
         """Make the present weights the reference."""
         self.__dict__["_reference"] = copy.deepcopy(self.network).eval().requires_grad_(False)
 
+    def drop_reference(self) -> None:
+        """Free the frozen reference: for trainers that have all of its answers."""
+        self.__dict__["_reference"] = None
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Inside it the policy answers as the frozen reference does, without gradients.

@@ -1,4 +1,4 @@
-"""Random image shifts: pad by replication, crop at a random offset (Kostrikov et al. 2020, DrQ)."""
+"""Image shifts: pad by replication, crop at an offset (Kostrikov et al. 2020, DrQ)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def shift_images(
-    observations: Mapping[str, NDArray[Any]], pixels: int, generator: np.random.Generator
-) -> dict[str, NDArray[Any]]:
-    """Shift each ``image`` uint8 [B, H, W, 3] by up to ``pixels`` either way; other observations pass unchanged."""
+def shift_images(observations: Mapping[str, NDArray[Any]], shifts: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Shift each ``image`` uint8 [B, H, W, 3] by its rows and columns [2, B]; other observations pass unchanged."""
     shifted = dict(observations)
-    if pixels == 0 or "image" not in observations:
+    if "image" not in observations or not shifts.any():
         return shifted
     images = observations["image"]
     batch, height, width = images.shape[:3]
-    rows, columns = generator.integers(-pixels, pixels + 1, size=(2, batch, 1))
+    rows, columns = shifts[:, :, None]
     # Indices clipped to the picture repeat its border, which is what padding by replication would do.
     take_rows = np.clip(np.arange(height) + rows, 0, height - 1)
     take_columns = np.clip(np.arange(width) + columns, 0, width - 1)

@@ -1,22 +1,21 @@
-"""One training step's forward passes: everything that an objective needs, from policy and frozen reference."""
+"""The forward passes of a training step: everything that an objective needs, from policy and frozen reference."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from robopref.protocols import TokenPolicy
+from robopref.protocols import ScoringPolicy, TokenPolicy
 
 
-@dataclass(frozen=True)
-class PolicyOutputs:
+class PolicyOutputs(NamedTuple):
     """Token log-probabilities [B, L] of the labelled and the mismatched action, and the greedy tokens [B, A].
 
-    ``kl_logps`` is ``None`` when no second action was asked for.
+    ``kl_logps`` is ``None`` when no second action was asked for. A tuple, for wrappers that look for tensors in it.
     """
 
     logps: Tensor
@@ -30,49 +29,82 @@ class TrainingForward(nn.Module):
     def __init__(self, policy: TokenPolicy) -> None:
         super().__init__()
         self.policy = policy
+        self._scores_both = isinstance(policy, ScoringPolicy)
 
     def forward(
         self,
         observations: Mapping[str, Any],
         instructions: Sequence[str],
-        tokens: Tensor,
-        partner_tokens: Tensor | None,
+        tokens: Tensor | None,
+        partner_tokens: Tensor | None = None,
         own_prefix_kl: bool = False,
         partner_gradients: bool = False,
-    ) -> PolicyOutputs:
+        uniforms: Tensor | None = None,
+    ) -> PolicyOutputs | Tensor:
         """Observations [B, ...], tokens [B, A], mismatched tokens [B, A] -> ``PolicyOutputs``.
 
         With ``own_prefix_kl`` the mismatched action is read off the labelled action's own teacher-forced pass,
         log p(y'_t | x, y_<t), as the public APO trainer does; otherwise it gets a real pass of its own,
-        with ``partner_gradients`` one that is differentiated through.
+        with ``partner_gradients`` one that is differentiated through. A ``ScoringPolicy`` scores both actions at once.
+
+        With ``uniforms`` [B, A] the result is ``sample_action_tokens``: sharded weights are whole in here only.
         """
+        if tokens is None:
+            if uniforms is None:
+                raise ValueError("either tokens to score or uniform numbers to sample by")
+            return sample_action_tokens(self.policy, observations, instructions, uniforms)
         batch = self.policy.encode(observations, instructions)
-        logps = self.policy.action_logps(batch, tokens)
-        kl_logps = None
-        with torch.no_grad():
-            logits = self.policy.action_logits(batch, tokens)
-            if partner_tokens is not None and own_prefix_kl:
-                own = logits.float().log_softmax(-1).gather(-1, (partner_tokens - 1).unsqueeze(-1)).squeeze(-1)
-                kl_logps = torch.cat([own, own.new_zeros(len(own), logps.shape[1] - own.shape[1])], dim=1)
-            elif partner_tokens is not None and not partner_gradients:
-                kl_logps = self.policy.action_logps(batch, partner_tokens)
-        if partner_tokens is not None and partner_gradients:
-            kl_logps = self.policy.action_logps(batch, partner_tokens)
+        second = None if own_prefix_kl else partner_tokens
+        if self._scores_both:
+            scores = cast(ScoringPolicy, self.policy).score(batch, tokens, second)
+            logps, kl_logps, logits = scores.logps, scores.second_logps, scores.logits.detach()
+            if kl_logps is not None and not partner_gradients:
+                kl_logps = kl_logps.detach()
+        else:
+            logps, kl_logps = self.policy.action_logps(batch, tokens), None
+            with torch.no_grad():
+                logits = self.policy.action_logits(batch, tokens)
+            if second is not None:
+                with torch.set_grad_enabled(partner_gradients and torch.is_grad_enabled()):
+                    kl_logps = self.policy.action_logps(batch, second)
+        if partner_tokens is not None and own_prefix_kl:
+            own = logits.float().log_softmax(-1).gather(-1, (partner_tokens - 1).unsqueeze(-1)).squeeze(-1)
+            kl_logps = torch.cat([own, own.new_zeros(len(own), logps.shape[1] - own.shape[1])], dim=1)
         return PolicyOutputs(logps, kl_logps, 1 + logits.argmax(dim=-1))
 
 
 @torch.no_grad()
 def sample_action_tokens(
-    policy: TokenPolicy,
-    observations: Mapping[str, Any],
-    instructions: Sequence[str],
-    action_size: int,
-    generator: torch.Generator,
+    policy: TokenPolicy, observations: Mapping[str, Any], instructions: Sequence[str], uniforms: Tensor
 ) -> Tensor:
-    """Action tokens [B, A] on the CPU, drawn from the policy at its own temperature with a CPU generator."""
+    """Action tokens [B, A] on the CPU, drawn from the policy at its own temperature by uniform numbers [B, A].
+
+    Each is where its number falls in the cumulative distribution, so a sample's action does not depend on the batch.
+    """
     batch = policy.encode(observations, instructions)
-    tokens = torch.ones(len(instructions), action_size, dtype=torch.int64)
-    for place in range(action_size):
-        probabilities = policy.action_logits(batch, tokens)[:, place].float().softmax(dim=-1).cpu()
-        tokens[:, place] = 1 + torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+    tokens = torch.ones(uniforms.shape, dtype=torch.int64)
+    for place in range(uniforms.shape[1]):
+        logits = policy.action_logits(batch, tokens)[:, place]
+        cumulative = logits.cpu().double().softmax(dim=-1).cumsum(dim=-1)
+        # Times the last entry, which rounding may leave below 1.
+        thresholds = uniforms[:, place, None].cpu() * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, thresholds, right=True).squeeze(1)
+        tokens[:, place] = 1 + drawn.clamp(max=logits.shape[-1] - 1)
     return tokens
+
+
+@contextmanager
+def reference_mode(policy: Any) -> Iterator[None]:
+    """Inside it the policy is its frozen reference, without dropout; each module's training flag is restored.
+
+    ``policy.reference()`` alone does not switch dropout off: a reference that is a second adapter of the same network
+    shares its modules with the policy in training.
+    """
+    flags = [(module, module.training) for module in policy.modules()]
+    policy.eval()
+    try:
+        with policy.reference(), torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training

@@ -11,18 +11,30 @@ from typing import Any
 import torch
 
 from robopref.errors import RoboprefError
+from robopref.training.sharding import (
+    load_whole_optimizer_state,
+    load_whole_state,
+    whole_optimizer_state,
+    whole_state,
+)
 
 
-def save_state(path: Path, fingerprint: str, step: int, policy: Any, optimizer: Any) -> None:
-    """Write weights, optimiser and step; ``path`` holds the old state until the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+def save_state(path: Path, fingerprint: str, step: int, policy: Any, optimizer: Any, *, writes: bool = True) -> None:
+    """Write weights, optimiser and step; ``path`` holds the old state until the new one is complete.
+
+    The state is whole however the weights are sharded, so any number of processes can go on from it. All of them call
+    this; the one that ``writes`` does.
+    """
     state = {
         "fingerprint": fingerprint,
         "step": step,
-        "policy": policy.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "policy": whole_state(policy),
+        "optimizer": whole_optimizer_state(policy, optimizer),
     }
+    if not writes:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
     buffer = io.BytesIO()  # torch.save to a full disk is a RuntimeError without a reason; a plain write says it
     torch.save(state, buffer)
     with temporary.open("wb") as file:
@@ -47,6 +59,6 @@ def load_state(path: Path, fingerprint: str, policy: Any, optimizer: Any) -> int
             f"{path} was saved with other data or settings, so going on from it would not be the same run: "
             f"repeat the original command, or start afresh in another output directory."
         )
-    policy.load_state_dict(state["policy"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_whole_state(policy, state["policy"])
+    load_whole_optimizer_state(policy, optimizer, state["optimizer"])
     return int(state["step"])

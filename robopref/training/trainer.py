@@ -1,27 +1,36 @@
-"""The trainer: one loop for every objective, resumable to the identical loss curve."""
+"""The trainer: one loop for every objective, resumable to the identical loss curve, on any number of processes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from torch import Tensor
 
 from robopref.errors import RoboprefError
 from robopref.objectives.base import Objective, ObjectiveInputs
-from robopref.sampling import BalancedSampler
-from robopref.training.augmentation import shift_images
-from robopref.training.dataset import Samples, StepDataset
-from robopref.training.forward import TrainingForward, sample_action_tokens
+from robopref.training.composition import Composer, Sampler
+from robopref.training.config import TrainerConfig, learning_rate_factor
+from robopref.training.dataset import StepDataset
+from robopref.training.devices import make_accelerator
+from robopref.training.forward import TrainingForward
+from robopref.training.gathering import BatchGatherer
+from robopref.training.passes import PolicyPasses
+from robopref.training.randomness import SampleRandomness
+from robopref.training.reference import ReferencePasses
+from robopref.training.reference_cache import ReferenceCache
+from robopref.training.sharding import whole_parameters
 from robopref.training.state import load_state, save_state
 from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Label
+
+__all__ = ["RefinablePolicy", "Trainer", "TrainerConfig", "learning_rate_factor", "make_accelerator", "make_composer"]
 
 
 class RefinablePolicy(Protocol):
@@ -34,39 +43,10 @@ class RefinablePolicy(Protocol):
         """Make the present weights the reference."""
 
 
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How long and how fast to train.
-
-    ``batch_size`` is per process. ``precision`` is ``"auto"`` (bfloat16 autocast on GPUs that have it), ``"fp32"`` or
-    ``"bf16"``. ``image_shift`` is the largest random shift in pixels.
-    """
-
-    steps: int = 1000
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    warmup_steps: int = 10
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    image_shift: int = 4
-    seed: int = 0
-    log_every: int = 20
-    checkpoint_every: int = 250
-    precision: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.learning_rate <= 0 or self.checkpoint_every < 1 or self.log_every < 1:
-            raise RoboprefError("steps, learning rate, log_every and checkpoint_every must be positive.")
-        if self.precision not in ("auto", "fp32", "bf16"):
-            raise RoboprefError(f"precision is auto, fp32 or bf16, not {self.precision!r}.")
-
-
-def learning_rate_factor(step: int, config: TrainerConfig) -> float:
-    """Linear warm-up to 1, then cosine to 0 at the last step."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+def make_composer(dataset: StepDataset, sampler: Sampler, objective: Objective, config: TrainerConfig) -> Composer:
+    """What composes the trainer's batches of these; also for ``open_reference_cache``."""
+    randomness = SampleRandomness(config.seed, len(sampler.global_batch(0)), config.augmentation_variants)
+    return Composer(dataset, sampler, objective, config.image_shift, randomness)
 
 
 class Trainer:
@@ -76,23 +56,26 @@ class Trainer:
         policy: an ``nn.Module`` that is a ``TokenPolicy``; trained in place.
         dataset: the labelled steps.
         sampler: composes each global batch; must be built for this process's rank and world size.
-        objective: the loss.
+        objective: the loss. It sees the global batch on every process.
         state_path: where the resumable training state is kept (weights, optimiser, step).
         fingerprint: identifies data and settings; a state with another one is refused.
         log: receives the metrics of a step, on the main process only.
         should_stop: asked after each step; True saves the state and returns early (Ctrl-C).
         progress: told (steps done, steps in all).
+        reference_cache: where the reference's log-probabilities are kept (``open_reference_cache``). When it holds all
+            of them, no reference is kept in memory.
 
     Raises:
-        RoboprefError: the loss stopped being finite, a state of another run is resumed, or the sampler composes other
-            batches than the objective judges.
+        RoboprefError: the loss stopped being finite, a state of another run is resumed, the sampler composes other
+            batches than the objective judges or deals them to other processes, or the policy cannot recompute
+            activations.
     """
 
     def __init__(
         self,
         policy: Any,
         dataset: StepDataset,
-        sampler: BalancedSampler | WindowPairSampler,
+        sampler: Sampler,
         objective: Objective,
         config: TrainerConfig,
         *,
@@ -102,29 +85,48 @@ class Trainer:
         log: Callable[[Mapping[str, float], int], None] | None = None,
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda done, total: None,
+        reference_cache: ReferenceCache | None = None,
     ) -> None:
         if objective.window != (sampler.window if isinstance(sampler, WindowPairSampler) else 0):
             raise RoboprefError(f"{objective.name} judges windows of {objective.window} steps: sample such batches.")
+        if (sampler.rank, sampler.world_size) != (accelerator.process_index, accelerator.num_processes):
+            raise RoboprefError(
+                f"the sampler deals to process {sampler.rank} of {sampler.world_size}, this is process "
+                f"{accelerator.process_index} of {accelerator.num_processes}: build it for this one."
+            )
         self.policy, self.dataset, self.sampler, self.objective, self.config = (
             policy, dataset, sampler, objective, config,
         )  # fmt: skip
         self.accelerator, self.state_path, self.fingerprint = accelerator, state_path, fingerprint
-        self.log, self._should_stop, self._progress = log, should_stop, progress
+        self.log, self._should_stop, self.progress = log, should_stop, progress
+        self.reference_cache = reference_cache
+        if config.activation_checkpointing:
+            if not hasattr(policy, "enable_activation_checkpointing"):
+                raise RoboprefError(f"{type(policy).__name__} cannot recompute activations: train without that option.")
+            policy.enable_activation_checkpointing()
         policy.to(accelerator.device)
-        if objective.needs_reference:
+        if objective.needs_reference and (reference_cache is None or len(self._uncached())):
             policy.freeze_reference()
+        bare = TrainingForward(policy)
+        if config.compile:
+            bare.compile()
         parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.999)
         )
-        self.forward, self.optimizer = accelerator.prepare(TrainingForward(policy), self.optimizer)
+        self.forward, self.optimizer = accelerator.prepare(bare, optimizer)
+        self.composer = make_composer(dataset, sampler, objective, config)
+        randomness, micro = self.composer.randomness, config.micro_batch_size
+        self.passes = PolicyPasses(self.forward, bare, objective, accelerator, randomness, micro)
+        self.reference = ReferencePasses(bare, objective, accelerator, randomness, micro, reference_cache)
+        self.gatherer = BatchGatherer(accelerator, sampler)
         self.step = 0
 
     def resume(self) -> bool:
         """Continue from ``state_path`` when it exists; returns whether it did. Call before ``run``."""
         if self.state_path is None or not self.state_path.exists():
             return False
-        self.step = load_state(self.state_path, self.fingerprint, self.policy, self.optimizer)
+        self.step = load_state(self.state_path, self.fingerprint, self.policy, self._bare_optimizer)
         return True
 
     def run(self) -> bool:
@@ -138,7 +140,7 @@ class Trainer:
             due = self.step % config.log_every == 0 or self.step in (1, config.steps)
             if due and self.log and self.accelerator.is_main_process:
                 self.log(metrics, self.step)
-            self._progress(self.step, config.steps)
+            self.progress(self.step, config.steps)
             stopping = self._on_any_rank(self._should_stop()) and self.step < config.steps
             if stopping or self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.save()
@@ -148,27 +150,89 @@ class Trainer:
         return True
 
     def save(self) -> None:
-        """Write the resumable state."""
-        if self.state_path is not None and self.accelerator.is_main_process:
-            save_state(self.state_path, self.fingerprint, self.step, self.policy, self.optimizer)
+        """Write the resumable state; all processes call this, the main one writes."""
+        if self.reference_cache is not None:
+            self.reference_cache.flush()
+        writes = self.accelerator.is_main_process
+        if self.state_path is not None and (writes or self._sharded):
+            save_state(self.state_path, self.fingerprint, self.step, self.policy, self._bare_optimizer, writes=writes)
+
+    def save_policy(self, directory: Path) -> None:
+        """Write the policy's checkpoint; all processes call this, the main one writes whole weights."""
+        with whole_parameters(self.policy, keep=self.accelerator.is_main_process):
+            if self.accelerator.is_main_process:
+                self.policy.save(directory)
+        self.accelerator.wait_for_everyone()
+
+    def precompute_reference(self) -> bool:
+        """Fill the reference cache, and free the reference of a policy that has ``drop_reference()``.
+
+        All processes call this before ``run`` and share the work. Returns False when it was stopped early; what was
+        computed is kept.
+
+        Raises:
+            RoboprefError: there is no cache.
+        """
+        if self.reference_cache is None:
+            raise RoboprefError("there is no reference cache to fill: give one.")
+        pairs, ranks = self._uncached(), self.accelerator.num_processes
+        self.accelerator.wait_for_everyone()  # all have looked before anybody writes
+        # As many for each, some twice: sharded weights need equally many passes.
+        turns = np.arange(self.accelerator.process_index, -(-len(pairs) // ranks) * ranks, ranks)
+        own = pairs[turns % max(1, len(pairs))]
+        size = self.config.micro_batch_size or max(1, len(self.sampler.global_batch(0)) // ranks)
+        for start in range(0, len(own), size):
+            self.reference.score(self.composer.fixed(*own[start : start + size].T))
+            self.progress(min(start + size, len(own)), len(own))
+            if self._on_any_rank(self._should_stop()):
+                self.reference_cache.flush()
+                return False
+        self.reference_cache.flush()
+        self.accelerator.wait_for_everyone()
+        if hasattr(self.policy, "drop_reference"):
+            self.policy.drop_reference()
+        return True
 
     def _train_step(self) -> dict[str, float]:
-        inputs, labels = self._forward_passes()
-        output = self.objective(inputs)
-        if self._on_any_rank(not bool(torch.isfinite(output.loss))):
+        part, reference = self.composer.part(self.step), None
+        if self.objective.needs_reference:
+            part, reference = self.reference.score(part)
+        outputs = self.passes.score(part)
+        columns = self.gatherer.gather(
+            self.step,
+            {
+                "logps": outputs.logps,
+                "second": outputs.kl_logps,
+                "reference": None if reference is None else reference.logps,
+                "second_reference": None if reference is None else reference.second_logps,
+                "action_error": self._action_error(outputs.greedy_tokens, part.indices),
+            },
+        )
+        labels = self.dataset.labels[self.sampler.global_batch(self.step)]
+        # A mismatched action only estimates a statistic; the second of a pair is learned from.
+        leaves = {name: columns[name] for name in (("logps", "second") if self.composer.rejecting else ("logps",))}
+        for leaf in leaves.values():
+            leaf.requires_grad_()
+        output = self.objective(self._inputs(columns, labels))
+        if not bool(torch.isfinite(output.loss)):  # the same on every rank: each saw the global batch
             raise RoboprefError(
                 f"the loss is {output.loss.item()} at step {self.step}: lower the learning rate "
                 f"(now {self.config.learning_rate:g}) or the objective's weights."
             )
+        found = torch.autograd.grad(output.loss, list(leaves.values()), materialize_grads=True)
+        gradients = {
+            name: self.gatherer.own_gradient(self.step, part.positions, gradient)
+            for name, gradient in zip(leaves, found, strict=True)
+        }
         self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(output.loss)
+        self.passes.backward(gradients["logps"], gradients.get("second"))
         norm = self.accelerator.clip_grad_norm_(self.forward.parameters(), self.config.max_grad_norm)
         if not math.isfinite(float(norm)):  # the same on every rank: the gradients were averaged
             raise RoboprefError(f"the gradient is not finite at step {self.step}: lower the learning rate.")
         self.optimizer.step()
         metrics = {"loss": output.loss.item(), **output.metrics, "grad_norm": float(norm)}
         metrics["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        error = inputs.action_error.detach().cpu().numpy()
+        error = columns["action_error"].cpu().numpy()
         for label in (Label.EXPERT, Label.HUMAN, Label.UNDESIRABLE, Label.POLICY):
             chosen = labels == label
             if chosen.any():
@@ -176,68 +240,19 @@ class Trainer:
                 metrics[f"action_l1/{label.name.lower()}"] = float(error[chosen].mean())
         return metrics
 
-    def _forward_passes(self) -> tuple[ObjectiveInputs, np.ndarray[Any, np.dtype[np.int64]]]:
-        """Policy and reference on this step's batch; a function of (seed, step, weights) alone."""
-        indices = self.sampler.batch(self.step)
-        samples = self._augmented(self.dataset.gather(indices))
-        device = self.accelerator.device
-        tokens = torch.as_tensor(samples.tokens, device=device)
-        partner = None
-        rejecting = self.objective.contrast in ("rejected", "sampled")
-        if rejecting:
-            partner = self._rejected(indices, samples).to(device)
-        elif (
-            self.objective.needs_reference
-            and self.objective.contrast == "mismatched"
-            and isinstance(self.sampler, BalancedSampler)
-        ):
-            # The public trainer's a' is the next row of the batch; ours does not depend on the batch (methods of APO).
-            partners = np.roll(indices, -1) if self.objective.own_prefix_kl else self.sampler.partner(indices)
-            partner = torch.as_tensor(self.dataset.tokens[partners], device=device)
-        arguments = (
-            samples.observations,
-            samples.instructions,
-            tokens,
-            partner,
-            self.objective.own_prefix_kl,
-            rejecting,
-        )
-        with self.accelerator.autocast():
-            outputs = self.forward(*arguments)
-            reference = None
-            if self.objective.needs_reference:
-                with self.policy.reference():
-                    # The bare module: nothing here has gradients for a data-parallel wrapper to synchronise.
-                    reference = self.accelerator.unwrap_model(self.forward)(*arguments)
-        labels = self.dataset.labels[indices]
-        desirable = torch.as_tensor(labels != Label.UNDESIRABLE, device=device)
+    def _inputs(self, columns: Mapping[str, Any], labels: np.ndarray[Any, np.dtype[np.int64]]) -> ObjectiveInputs:
+        kind = "rejected" if self.composer.rejecting else "kl"
+        second: dict[str, Any] = {
+            f"policy_{kind}_logps": columns["second"],
+            f"reference_{kind}_logps": columns["second_reference"],
+        }
         return ObjectiveInputs(
-            policy_logps=outputs.logps,
-            reference_logps=None if reference is None else reference.logps,
-            **_second_action(outputs.kl_logps, None if reference is None else reference.kl_logps, rejecting),
-            desirable=desirable,
-            action_error=self._action_error(outputs.greedy_tokens, indices),
-            reduce=self._reduce if self.accelerator.num_processes > 1 else None,
-        ), labels
-
-    def _rejected(self, indices: np.ndarray[Any, Any], samples: Samples) -> Tensor:
-        """Rejected action tokens [B, A]: the recorded proposal where the objective takes it, else a sample."""
-        rejected = torch.as_tensor(self.dataset.rejected_tokens[indices])
-        paired = torch.as_tensor(self.dataset.has_pair[indices]) & (self.objective.contrast == "rejected")
-        if paired.all():
-            return rejected
-        seed = np.random.SeedSequence((self.config.seed, 2, self.step, self.accelerator.process_index))
-        generator = torch.Generator().manual_seed(int(seed.generate_state(1)[0]))
-        with self.policy.reference():
-            sampled = sample_action_tokens(
-                self.policy, samples.observations, samples.instructions, rejected.shape[1], generator
-            )
-        return torch.where(paired[:, None], rejected, sampled)
-
-    def _augmented(self, samples: Samples) -> Samples:
-        generator = np.random.default_rng((self.config.seed, 1, self.step, self.accelerator.process_index))
-        observations = shift_images(samples.observations, self.config.image_shift, generator)
-        return Samples(observations, samples.instructions, samples.tokens)
+            policy_logps=columns["logps"],
+            reference_logps=columns["reference"],
+            desirable=torch.as_tensor(labels != Label.UNDESIRABLE, device=self.accelerator.device),
+            action_error=columns["action_error"],
+            **second,
+        )
 
     def _action_error(self, greedy_tokens: Tensor, indices: np.ndarray[Any, Any]) -> Tensor:
         """L1 distance [B] of the decoded greedy action to the labelled one, mean over dimensions, normalised units."""
@@ -245,29 +260,25 @@ class Trainer:
         error = np.abs(decoded - self.dataset.normalized_actions[indices]).mean(axis=1)
         return torch.as_tensor(error, dtype=torch.float32, device=greedy_tokens.device)
 
+    def _uncached(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        assert self.reference_cache is not None
+        return self.reference_cache.missing(self.sampler.drawable())
+
+    @property
+    def _sharded(self) -> bool:
+        return bool(self.accelerator.distributed_type == DistributedType.FSDP)
+
+    @property
+    def _bare_optimizer(self) -> Any:
+        return self.optimizer.optimizer  # beneath accelerate's wrapper
+
     def _on_any_rank(self, flag: bool) -> bool:
         """Whether any process says so: all of them must stop at the same step, or the others wait for ever."""
         if self.accelerator.num_processes == 1:
             return flag
-        return bool(self._reduce(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
-
-    def _reduce(self, value: Tensor) -> Tensor:
-        reduced: Tensor = self.accelerator.reduce(value, reduction="mean")
-        return reduced
+        flags: Tensor = self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device))
+        return bool(flags > 0)
 
     def _set_learning_rate(self, factor: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * factor
-
-
-def _second_action(policy: Tensor | None, reference: Tensor | None, rejecting: bool) -> dict[str, Tensor | None]:
-    kind = "rejected" if rejecting else "kl"
-    return {f"policy_{kind}_logps": policy, f"reference_{kind}_logps": reference}
-
-
-def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerator:
-    """An accelerator for this machine: bfloat16 autocast on GPUs that have it unless told otherwise."""
-    cpu = device == "cpu"
-    if precision == "auto":
-        precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)

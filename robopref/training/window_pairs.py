@@ -26,13 +26,13 @@ def window_starts(episode: NDArray[Any], labels: NDArray[Any], label: Label, len
 class WindowPairSampler:
     """Composes batches of window pairs: the preferred window first, then the rejected one of the same task.
 
-    A batch holds ``batch_size // (2 * window)`` pairs per rank, in the order [pair, preferred or rejected, step].
-    Rejected windows are UNDESIRABLE steps, drawn evenly. The preferred one is of the same task: demonstration or human
-    steps two to one, or what there is of them, drawn evenly within each. A pure function of (seed, step): the ranks
-    together see what one process with the global batch would.
+    A global batch holds ``batch_size // (2 * window)`` pairs in the order [pair, preferred or rejected, step]; they are
+    dealt to the ranks in turn, whose parts differ by one pair at most. Rejected windows are UNDESIRABLE steps, drawn
+    evenly. The preferred one is of the same task: demonstration or human steps two to one, or what there is of them,
+    drawn evenly within each. A pure function of (seed, step): the ranks together see what one process would.
 
     Raises:
-        RoboprefError: a batch without room for one pair, or no task with windows of both kinds.
+        RoboprefError: a batch without room for one pair per rank, or no task with windows of both kinds.
     """
 
     def __init__(
@@ -49,6 +49,11 @@ class WindowPairSampler:
         if self.pairs < 1:
             raise RoboprefError(
                 f"a pair of windows of {window} steps needs a batch size of at least {2 * window}, got {batch_size}."
+            )
+        if self.pairs < world_size:
+            raise RoboprefError(
+                f"a batch of {self.pairs} pairs leaves some of the {world_size} processes without any: raise the batch "
+                f"size to at least {2 * window * world_size}, or use fewer processes."
             )
         self.window, self.seed, self.rank, self.world_size = window, seed, rank, world_size
         found = {
@@ -70,11 +75,25 @@ class WindowPairSampler:
             )
 
     def batch(self, step: int) -> NDArray[np.int64]:
-        """This rank's sample numbers [pairs * 2 * window] at a step >= 0."""
+        """This rank's sample numbers [its pairs * 2 * window] at a step >= 0."""
+        return self.global_batch(step)[self.batch_positions(step)]
+
+    def batch_positions(self, step: int, rank: int | None = None) -> NDArray[np.int64]:
+        """The places in the global batch of the samples that this rank, or another one, gets; alike at every step."""
+        pairs = np.arange(self.rank if rank is None else rank, self.pairs, self.world_size)
+        return (pairs[:, None] * 2 * self.window + np.arange(2 * self.window)).reshape(-1)
+
+    def global_batch(self, step: int) -> NDArray[np.int64]:
+        """The sample numbers [pairs * 2 * window] of all ranks at a step >= 0."""
         generator = np.random.default_rng((self.seed, step))
-        pairs = [self._pair(generator) for _ in range(self.pairs * self.world_size)]
-        starts = np.array(pairs[self.rank :: self.world_size])
+        starts = np.array([self._pair(generator) for _ in range(self.pairs)])
         return (starts[:, :, None] + np.arange(self.window)).reshape(-1)
+
+    def drawable(self) -> NDArray[np.int64]:
+        """The numbers of all samples that some batch may hold, ascending."""
+        preferred = [starts for kinds in self._preferred.values() for starts in kinds]
+        starts = np.concatenate([self._rejected, *preferred])
+        return np.unique(starts[:, None] + np.arange(self.window))
 
     def _pair(self, generator: np.random.Generator) -> tuple[int, int]:
         rejected = int(generator.choice(self._rejected))
