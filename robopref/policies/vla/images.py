@@ -66,7 +66,7 @@ def _resize_bytes(pixels: np.ndarray, size: int, resample: str) -> np.ndarray:
         return pixels.copy()  # torch wants memory that it may write to
     resized = np.empty((len(pixels), size, size, 3), np.uint8)
     for index, picture in enumerate(pixels):
-        resized[index] = Image.fromarray(picture).resize((size, size), _PIL_RESAMPLING[resample])
+        resized[index] = np.asarray(Image.fromarray(picture).resize((size, size), _PIL_RESAMPLING[resample]))
     return resized
 
 

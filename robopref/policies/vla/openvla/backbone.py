@@ -186,7 +186,8 @@ class OpenVLABackbone(Backbone):
                         f"{their_name!r} in {path} has shape {tuple(tensor.shape)}, not {shapes[name]} as its "
                         f"config.json says."
                     )
-                ours |= layout[name].read(tensor.to(dtype))
+                # A copy: what safetensors returns is mapped from the file, and would change or crash with it.
+                ours |= layout[name].read(tensor.to(dtype, copy=True))
                 seen.add(name)
             self.model.load_state_dict(ours, strict=False, assign=True)
         missing = sorted(layout.keys() - seen)

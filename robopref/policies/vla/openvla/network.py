@@ -66,8 +66,8 @@ class FusedVision(nn.Module):
                 layerscale_value=1e-5,
             )
         )
-        self.featurizer.layernorm = nn.Identity()
-        self.featurizer.embeddings.mask_token = None  # no patch is ever masked
+        self.featurizer.register_module("layernorm", nn.Identity())
+        self.featurizer.embeddings.register_parameter("mask_token", None)  # no patch is ever masked
         self.fused_featurizer = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=siglip.width,
@@ -81,7 +81,7 @@ class FusedVision(nn.Module):
                 vision_use_head=False,
             )
         )
-        self.fused_featurizer.post_layernorm = nn.Identity()
+        self.fused_featurizer.register_module("post_layernorm", nn.Identity())
         self.unused = UnusedTensors(configuration)
         self._prefix_tokens = 1 + dino.registers
 
