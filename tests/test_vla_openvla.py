@@ -19,11 +19,13 @@ from openvla_reference import (
     reference_logits,
     write_checkpoint,
 )
+from tokenizers import Tokenizer, processors
 from transformers import DynamicCache
 
 from robopref.errors import RoboprefError
 from robopref.policies.vla.openvla.backbone import OpenVLABackbone
 from robopref.policies.vla.openvla.configuration import OpenVLAConfiguration
+from robopref.policies.vla.text import TextTokenizer
 
 PROMPT_TEXT = "In : What action should the robot take to lift red cup ? Out :"
 PROMPT = [100 + PROMPT_WORDS.index(word) for word in PROMPT_TEXT.split()]
@@ -65,7 +67,7 @@ def pictures():
 def test_the_logits_are_those_of_the_published_architecture(backbone, tensors, pictures):
     with torch.no_grad():
         logits, mask = all_logits(backbone, pictures, ["Lift red CUP", "lift"])
-    for row, prompt in enumerate([PROMPT, [i for i in PROMPT if i not in (PROMPT[10], PROMPT[11])]]):
+    for row, prompt in enumerate([PROMPT, [i for i in PROMPT if i not in PROMPT[10:12]]]):
         expected = reference_logits(tensors, pictures[row : row + 1], torch.tensor([*prompt, 29871]))
         assert int(mask[row].sum()) == len(expected)
         torch.testing.assert_close(logits[row][mask[row]], expected, rtol=1e-5, atol=1e-5)
@@ -124,6 +126,15 @@ def test_padding_changes_nothing(backbone, pictures):
     torch.testing.assert_close(padded[0][mask[0]], alone[0], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("mixed", [torch.bfloat16, torch.float16])
+def test_a_query_that_sees_nothing_stays_finite_in_mixed_precision(backbone, pictures, mixed):
+    prefix = backbone.prefix(pictures, ["lift", "lift red cup"])
+    visible = causal(prefix.mask) & prefix.mask[:, :, None]
+    positions = torch.arange(prefix.mask.shape[1]).expand(2, -1)
+    with torch.no_grad(), torch.autocast("cpu", mixed):
+        assert backbone.hidden(prefix.embeddings, visible, positions).isfinite().all()
+
+
 def test_what_is_read_is_written_key_for_key(backbone, tensors, tmp_path, checkpoint):
     statistics = CONFIG["norm_stats"]
     backbone.save_directory(tmp_path / "again", statistics)
@@ -138,7 +149,7 @@ def test_what_is_read_is_written_key_for_key(backbone, tensors, tmp_path, checkp
 
 def test_the_class_token_takes_the_position_that_training_gave_it(backbone, tensors, tmp_path, pictures):
     with torch.no_grad():
-        backbone.model.vision_backbone.featurizer.embeddings.position_embeddings[:, 0] += 0.3
+        backbone.model.vision_backbone.featurizer.embeddings.position_embeddings[:, 0] += torch.linspace(-1, 1, 32)
         before, _ = all_logits(backbone, pictures, ["lift", "cup"])
         backbone.save_directory(tmp_path / "again", {})
         after, _ = all_logits(OpenVLABackbone.from_directory(tmp_path / "again")[0], pictures, ["lift", "cup"])
@@ -288,6 +299,26 @@ def test_a_missing_tokenizer_is_explained(checkpoint):
     (checkpoint / "tokenizer.model").touch()
     with pytest.raises(RoboprefError, match=r"only tokenizer\.model; convert it once"):
         OpenVLABackbone.from_directory(checkpoint)
+
+
+def test_the_tokenizer_adds_nothing_and_cuts_nothing(checkpoint):
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(2)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.save(str(checkpoint / "tokenizer.json"))
+    read = TextTokenizer.from_directory(checkpoint)
+    assert read("lift red cup") == PROMPT[9:12]
+    assert len(read) == 3 + len(set(PROMPT_WORDS))
+
+
+def test_unmerged_adapters_are_not_saved(backbone, tmp_path):
+    peft = pytest.importorskip("peft")
+    backbone.model = peft.get_peft_model(backbone.model, peft.LoraConfig(r=2, target_modules=["q_proj", "fc1"]))
+    with pytest.raises(RoboprefError, match="merge adapters into the weights before saving"):
+        backbone.save_directory(tmp_path / "again", {})
+    backbone.model = backbone.model.merge_and_unload()
+    backbone.save_directory(tmp_path / "again", {})
 
 
 def test_pictures_and_instructions_go_together(backbone, pictures):
