@@ -11,7 +11,7 @@ from robopref.errors import RoboprefError
 BOS_ID, STOP_ID, EMPTY_ID = 1, 2, 29871  # of the Llama 2 vocabulary: <s>, </s> and a lone space
 PATCH_SIZE = 14  # pixels a side, in both towers
 
-_SUPPORTED = {  # of the public OpenVLA checkpoints, everything but v0.1 has these
+_SUPPORTED = {  # what openvla/openvla-7b and the models fine-tuned from it say
     "model_type": "openvla",
     "arch_specifier": "no-align+fused-gelu-mlp",
     "llm_backbone_id": "llama2-7b-pure",
