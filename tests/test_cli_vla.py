@@ -23,7 +23,7 @@ LORA = LoraOptions(lora_rank=4)
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     root = tmp_path_factory.mktemp("work")
-    write("llava", root / "llava")
+    write("openvla", root / "openvla")
     write("smolvlm", root / "smolvlm")
     for name, episodes in (
         ("demos", demonstrations(2, length=20, image=True)),
@@ -41,13 +41,13 @@ def train(root, out, **options):
     return run_train(
         Train(
             (root / "demos",), root / out, batch_size=8, device="cpu", wandb="disabled",
-            **{"policy": str(root / "llava"), "lora": LORA, "steps": 3} | options,
+            **{"policy": str(root / "openvla"), "lora": LORA, "steps": 3} | options,
         )
     )  # fmt: skip
 
 
 def refine(root, out, **options):
-    settings = {"policy": str(root / "llava"), "vla": VLAOptions(adapter=str(root / "sft"))} | options
+    settings = {"policy": str(root / "openvla"), "vla": VLAOptions(adapter=str(root / "sft"))} | options
     return run_refine(
         Refine(
             settings.pop("policy"), (root / "demos",), (root / "interactions",), root / out, steps=3, batch_size=16,
@@ -66,7 +66,7 @@ def test_the_adapter_of_train_brings_the_demonstrations_statistics(work):
     np.testing.assert_allclose(policy.norm_stats.q99, np.quantile(actions, 0.99, axis=0))
     assert policy.tasks == {"reach": "reach the goal"}
     described = json.loads((work / "sft" / "policy" / "policy.json").read_text())
-    assert described["architecture"]["base"]["name"] == str(work / "llava")
+    assert described["architecture"]["base"]["name"] == str(work / "openvla")
 
 
 def test_the_state_of_training_does_not_hold_the_base(work):
@@ -124,10 +124,10 @@ def test_interrupted_training_goes_on_to_the_same_adapter(work, monkeypatch):
 def test_collect_and_evaluate_take_the_same_argument(work):
     options = VLAOptions(adapter=str(work / "sft"))
     small = {"task": "button-press", "episodes": 1, "image_size": 32, "workers": 1, "vla": options}
-    assert run_collect(Collect(str(work / "llava"), work / "collected", **small))
+    assert run_collect(Collect(str(work / "openvla"), work / "collected", **small))
     store = EpisodeStore.open(work / "collected")
     episode = store.read(store.episode_ids()[0])
-    assert episode.info.policy_id == policy_id(work / "llava", options) == policy_id(work / "sft" / "policy")
+    assert episode.info.policy_id == policy_id(work / "openvla", options) == policy_id(work / "sft" / "policy")
     assert episode.observation["image"].shape[1:] == (32, 32, 3)
     assert run_evaluate(Evaluate(str(work / "sft"), work / "evaluated", **small | {"vla": VLAOptions()}))
     assert json.loads((work / "evaluated" / "summary.json").read_text())["policy_id"] == episode.info.policy_id
@@ -135,12 +135,12 @@ def test_collect_and_evaluate_take_the_same_argument(work):
 
 def test_data_without_images_are_refused(work):
     with pytest.raises(RoboprefError, match="lacks the observation 'image'"):
-        run_train(Train((work / "state-only",), work / "nothing", policy=str(work / "llava"), device="cpu"))
+        run_train(Train((work / "state-only",), work / "nothing", policy=str(work / "openvla"), device="cpu"))
     assert not (work / "nothing").exists()
 
 
 def test_actions_of_another_size_than_the_statistics_are_refused(work):
     statistics = {"seven": {"action": {"q01": [-1] * 7, "q99": [1] * 7}}}
-    (work / "llava" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    (work / "openvla" / "dataset_statistics.json").write_text(json.dumps(statistics))
     with pytest.raises(RoboprefError, match="the policy's have 7 dimensions"):
         train(work, "nothing", vla=VLAOptions(norm_key="seven"))

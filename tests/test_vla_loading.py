@@ -119,7 +119,7 @@ def test_missing_and_misshapen_weights_are_not_initialised_at_random(base):
 
 def test_an_older_tokenizer_layout(base):
     (base / "tokenizer.json").rename(base / "tokenizer.model")
-    refused(base, r"no tokenizer.json; it has only the SentencePiece file.*save_pretrained")
+    refused(base, r"no tokenizer.json: there is only tokenizer.model; convert it.*save_pretrained")
 
 
 def test_a_prismatic_training_checkpoint(tmp_path):

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from tests import openvla_reference
+
 IMAGE = 28
 VISION = {
     "hidden_size": 32,
@@ -106,8 +108,11 @@ def build(family: str, seed: int = 0, width: int = 32) -> torch.nn.Module:
     return model.eval()
 
 
-def write(family: str, directory: Path, seed: int = 0, width: int = 32) -> torch.nn.Module:
-    """The checkpoint directory of ``build``: config, weights, tokenizer, image settings."""
+def write(family: str, directory: Path, seed: int = 0, width: int = 32) -> torch.nn.Module | None:
+    """The checkpoint directory of ``build``: config, weights, tokenizer, image settings; or of a tiny OpenVLA."""
+    if family == "openvla":
+        openvla_reference.write_checkpoint(directory, openvla_reference.random_tensors(seed))
+        return None
     model = build(family, seed, width)
     model.save_pretrained(directory)
     text_tokenizer(family).save(str(directory / "tokenizer.json"))

@@ -99,8 +99,10 @@ def load_backbone(files: BaseFiles, dtype: torch.dtype = torch.float32) -> Backb
     Raises:
         RoboprefError: a family that is not supported; files missing or damaged.
     """
+    require("transformers")
+    require("tokenizers")
     if files.family == OPENVLA:
-        from robopref.policies.vla.openvla import OpenVLABackbone
+        from robopref.policies.vla.openvla.backbone import OpenVLABackbone
 
         return OpenVLABackbone.from_directory(files.directory, dtype)[0]
     return _load_huggingface(files.directory, files.family, dtype)
@@ -171,11 +173,19 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def read_statistics(directory: Path, config: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    """Action statistics by data set: ``norm_stats`` of the config, or ``dataset_statistics.json`` beside it."""
-    found = config.get("norm_stats")
-    if found is None and (directory / "dataset_statistics.json").is_file():
-        found = json.loads((directory / "dataset_statistics.json").read_text())
-    return found or {}
+    """Action statistics by data set: ``norm_stats`` of the config, and ``dataset_statistics.json`` beside it.
+
+    Raises:
+        RoboprefError: the latter is damaged.
+    """
+    found = dict(config.get("norm_stats") or {})
+    path = directory / "dataset_statistics.json"
+    if path.is_file():
+        try:
+            found |= json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+            raise RoboprefError(f"{path} is damaged ({error}).") from error
+    return found
 
 
 def choose_statistics(statistics: Mapping[str, Mapping[str, Any]], key: str | None, name: str) -> NormStats | None:

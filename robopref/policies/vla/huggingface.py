@@ -16,13 +16,8 @@ from robopref.errors import RoboprefError
 from robopref.policies.vla.backbone import Backbone, Prefix
 from robopref.policies.vla.image_settings import ImageSettings
 from robopref.policies.vla.packing import additive_mask
+from robopref.policies.vla.prompt import LLAMA_EMPTY_TOKEN, prompt_for
 from robopref.policies.vla.text import TextTokenizer
-
-PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
-"""Source: the OpenVLA recipe (Kim et al. 2024); the instruction in lower case, in training as in deployment."""
-LLAMA_EMPTY_TOKEN = 29871
-"""Llama's lone space: OpenVLA was trained with it between the prompt and the first action token."""
-
 
 class HuggingFaceBackbone(Backbone):
     """What the three families have in common.
@@ -49,7 +44,7 @@ class HuggingFaceBackbone(Backbone):
         weight = self.model.get_input_embeddings().weight
         pixels = self.images.prepare(images).to(weight.device, self._vision_dtype())
         features = self._image_features(pixels)
-        rows = [self._prompt_ids(PROMPT.format(instruction=text.lower()), features.shape[1]) for text in instructions]
+        rows = [self._prompt_ids(prompt_for(text), features.shape[1]) for text in instructions]
         longest = max(map(len, rows))
         ids = torch.tensor([row + [-1] * (longest - len(row)) for row in rows], device=weight.device)
         mask, pictures = ids >= 0, ids == self._image_id

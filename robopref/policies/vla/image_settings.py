@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from robopref.errors import RoboprefError
-from robopref.policies.vla.images import Resample, prepare_images
+from robopref.policies.vla.images import prepare_images
 
-_RESAMPLE: dict[int, Resample] = {2: "bilinear", 3: "bicubic"}
+_RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """By PIL's number of the filter, which is what the file holds."""
 
 
@@ -23,7 +23,7 @@ class ImageSettings:
     size: int
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
-    resample: Resample = "bicubic"
+    resample: str = "bicubic"
 
     def prepare(self, images: Any) -> Tensor:
         """Images [B, H, W, 3] -> [B, 3, size, size]; see ``prepare_images``."""

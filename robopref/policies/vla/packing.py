@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_UNSEEN = torch.finfo(torch.float16).min
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -64,6 +66,10 @@ def pack(
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """bool [B, Q, K] -> [B, 1, Q, K]: 0 where seen, the smallest finite number of ``dtype`` where not."""
+    """bool [B, Q, K] -> [B, 1, Q, K]: 0 where seen, a large negative number where not.
+
+    Not minus infinity, since a query that sees nothing must not become NaN; and one that every floating-point type holds,
+    since mixed precision casts the mask.
+    """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    return mask.masked_fill_(~visible, _UNSEEN)[:, None]
