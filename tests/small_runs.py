@@ -60,6 +60,7 @@ class Run:
         objective_settings: dict[str, Any] | None = None,
         stop_after: int | None = None,
         window: int = 10,
+        image_shift: int = 2,
         **config: Any,
     ) -> None:
         torch.manual_seed(1)
@@ -81,7 +82,7 @@ class Run:
         )
         settings = TrainerConfig(
             steps=steps, batch_size=batch_size, learning_rate=1e-3, log_every=1, precision="fp32", seed=seed,
-            image_shift=2, **config,
+            image_shift=image_shift, **config,
         )  # fmt: skip
         self.cache = None
         if cache is not None:
