@@ -24,9 +24,14 @@ def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
     return tensor
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's ``state_dict`` in whole tensors; all processes must call this."""
-    return {name: whole(tensor) for name, tensor in module.state_dict().items()}
+def whole_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
+    """The module's ``state_dict`` in whole tensors; all processes must call this, and one may ``keep`` them."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict().items():
+        full = whole(tensor)
+        if keep:
+            state[name] = full
+    return state
 
 
 def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -37,18 +42,16 @@ def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     )
 
 
-def whole_optimizer_state(module: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
+def whole_optimizer_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, dict[str, Any]]:
     """The optimiser's state by parameter name in whole tensors; all processes must call this."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return {
-        names[id(parameter)]: {
-            key: whole(value) if isinstance(value, Tensor) else value
-            for key, value in optimizer.state[parameter].items()
-        }
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter in optimizer.state
-    }
+    state: dict[str, dict[str, Any]] = {}
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            full = whole(value) if isinstance(value, Tensor) else value
+            if keep:
+                state.setdefault(names[id(parameter)], {})[key] = full
+    return state
 
 
 def load_whole_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, Mapping[str, Any]]) -> None:
