@@ -164,7 +164,12 @@ def do(job: dict[str, Any], directory: Path) -> Run:
 
 def _shard_on_cpu(accelerator: Any) -> None:
     """What ``accelerate launch --use_fsdp --fsdp_version 2`` sets up on GPUs; it does not offer it for gloo."""
-    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="NO_WRAP", cpu_ram_efficient_loading=False)
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="TRANSFORMER_BASED_WRAP",
+        transformer_cls_names_to_wrap=["Linear"],  # each a shard of its own, and one of all that is left
+        cpu_ram_efficient_loading=False,
+    )
     accelerator.state.fsdp_plugin = plugin
     accelerator.state.distributed_type = DistributedType.FSDP
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # where accelerate reads it again
