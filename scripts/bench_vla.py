@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -227,7 +228,9 @@ def peak_memory(which: str, arguments: argparse.Namespace) -> float:
         sys.executable, __file__, "--memory-of", which, "--size", arguments.size, "--batch", str(arguments.batch),
         "--device", arguments.device,
     ]  # fmt: skip
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    # A fixed threshold gives freed blocks back at once, so that the peak is what was in use.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     return float(output.splitlines()[-1])
 
 

@@ -185,6 +185,22 @@ def test_the_ranks_together_see_what_one_process_sees(
     assert (np.ptp(counts, axis=0) <= 1).all()  # no rank is a sample richer than another in any class
 
 
+@given(SIZES, st.integers(3, 30), st.integers(1, 8), st.integers(0, 30))
+def test_a_batch_that_does_not_divide_is_dealt_to_within_a_sample(
+    sizes: tuple[int, ...], size: int, world_size: int, step: int
+) -> None:
+    assume(size >= world_size)
+    labels = labels_of(sizes)
+    whole = BalancedSampler(labels, size).batch(step)
+    ranks = [BalancedSampler(labels, size, rank=r, world_size=world_size) for r in range(world_size)]
+    places = [rank.batch_positions(step) for rank in ranks]
+    assert sorted(np.concatenate(places).tolist()) == list(range(size))
+    assert max(map(len, places)) - min(map(len, places)) <= 1
+    for rank, own in zip(ranks, places, strict=True):
+        assert rank.batch(step).tolist() == whole[own].tolist()
+        assert all(ranks[0].batch_positions(step, r).tolist() == p.tolist() for r, p in enumerate(places))
+
+
 @pytest.mark.parametrize(("size", "world_size"), [(3, 2), (3, 4), (5, 3), (6, 8), (8, 4)])
 def test_no_rank_is_short_of_a_class_for_good(size: int, world_size: int) -> None:
     labels = labels_of((40, 20, 20))
@@ -268,6 +284,8 @@ def test_impossible_ranks_seeds_and_steps() -> None:
     labels = labels_of((9, 9, 9))
     with pytest.raises(RoboprefError, match="rank 2"):
         BalancedSampler(labels, 8, rank=2, world_size=2)
+    with pytest.raises(RoboprefError, match="some of the 9 processes without any"):
+        BalancedSampler(labels, 8, world_size=9)
     with pytest.raises(RoboprefError, match="seed"):
         BalancedSampler(labels, 8, seed=-1)
     with pytest.raises(RoboprefError, match="step"):

@@ -124,6 +124,16 @@ def test_data_without_windows_and_batches_without_room() -> None:
         WindowPairSampler(make_dataset(window=7), 64, 8)
     with pytest.raises(RoboprefError, match="batch size of at least 16"):
         WindowPairSampler(make_dataset(), 15, 8)
+    with pytest.raises(RoboprefError, match="at least 48"):
+        WindowPairSampler(make_dataset(), 32, 8, world_size=3)
+
+
+def test_what_may_be_drawn_is_what_is_drawn() -> None:
+    dataset = make_dataset()
+    sampler = WindowPairSampler(dataset, 16 * 8, 8)
+    drawn = np.unique(np.concatenate([sampler.batch(step) for step in range(150)]))
+    assert set(drawn) <= set(sampler.drawable())
+    assert len(drawn) > 0.9 * len(sampler.drawable())
 
 
 # --- the trainer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from robopref.errors import RoboprefError
 
@@ -28,6 +28,8 @@ def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerat
         precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
     accelerator = Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=cpu)
     kind = accelerator.distributed_type
+    if kind == DistributedType.MULTI_CPU and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise RoboprefError("accelerate shards weights on GPUs only: launch CPU processes without --use_fsdp.")
     if kind not in _KNOWN or (kind == DistributedType.FSDP and not accelerator.is_fsdp2):
         raise RoboprefError(
             f"training on {kind.value} is not supported: launch with --multi_gpu, or with --use_fsdp --fsdp_version 2 "

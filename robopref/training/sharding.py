@@ -24,13 +24,19 @@ def sharded_like(tensor: Tensor, example: Tensor) -> Tensor:
     return tensor
 
 
-def whole_state(module: nn.Module) -> dict[str, Tensor]:
+def whole_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     """What of the module's ``state_dict`` training changes, in whole tensors; all processes must call this.
 
-    Frozen parameters are where they came from: the base of an adapter would make each state gigabytes larger.
+    Frozen parameters are where they came from: the base of an adapter would make each state gigabytes larger. One
+    process may ``keep`` the state.
     """
-    frozen = _frozen(module)
-    return {name: whole(tensor) for name, tensor in module.state_dict().items() if name not in frozen}
+    frozen, state = _frozen(module), {}
+    for name, tensor in module.state_dict().items():
+        if name not in frozen:
+            full = whole(tensor)
+            if keep:
+                state[name] = full
+    return state
 
 
 def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -46,18 +52,16 @@ def _frozen(module: nn.Module) -> set[str]:
     return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
-def whole_optimizer_state(module: nn.Module, optimizer: Any) -> dict[str, dict[str, Any]]:
+def whole_optimizer_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, dict[str, Any]]:
     """The optimiser's state by parameter name in whole tensors; all processes must call this."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return {
-        names[id(parameter)]: {
-            key: whole(value) if isinstance(value, Tensor) else value
-            for key, value in optimizer.state[parameter].items()
-        }
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-        if parameter in optimizer.state
-    }
+    state: dict[str, dict[str, Any]] = {}
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            full = whole(value) if isinstance(value, Tensor) else value
+            if keep:
+                state.setdefault(names[id(parameter)], {})[key] = full
+    return state
 
 
 def load_whole_optimizer_state(module: nn.Module, optimizer: Any, state: Mapping[str, Mapping[str, Any]]) -> None:

@@ -28,8 +28,8 @@ def save_state(path: Path, fingerprint: str, step: int, policy: Any, optimizer: 
     state = {
         "fingerprint": fingerprint,
         "step": step,
-        "policy": whole_state(policy),
-        "optimizer": whole_optimizer_state(policy, optimizer),
+        "policy": whole_state(policy, writes),
+        "optimizer": whole_optimizer_state(policy, optimizer, writes),
     }
     if not writes:
         return

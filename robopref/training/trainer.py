@@ -104,7 +104,8 @@ class Trainer:
             if not hasattr(policy, "enable_activation_checkpointing"):
                 raise RoboprefError(f"{type(policy).__name__} cannot recompute activations: train without that option.")
             policy.enable_activation_checkpointing()
-        policy.to(accelerator.device)
+        if not self._sharded:  # else each piece goes there as it is cut: the whole may be too large
+            policy.to(accelerator.device)
         if objective.needs_reference and (reference_cache is None or len(self._uncached())):
             policy.freeze_reference()
         bare = TrainingForward(policy)

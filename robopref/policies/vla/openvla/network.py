@@ -36,6 +36,11 @@ class PrismaticNetwork(nn.Module):
         self.projector = Projector(configuration.dino.width + configuration.siglip.width, width)
         self.language_model = LlamaForCausalLM(_llama_config(configuration))
 
+    def get_output_embeddings(self) -> nn.Module:
+        """The language model's output embedding, under the name by which ``transformers`` and PEFT ask for it."""
+        head: nn.Module = self.language_model.lm_head
+        return head
+
     def patches(self, pixels: Tensor) -> Tensor:
         """Pixels [B, 3, S, S] in [0, 1] -> one input embedding of the language model per patch, [B, patches, D]."""
         projected: Tensor = self.projector(self.vision_backbone(pixels))
@@ -46,7 +51,7 @@ class FusedVision(nn.Module):
     """Features of DINOv2 and SigLIP side by side, taken after the second-to-last block and before any norm.
 
     The towers are therefore built without their last block and final norm. ``unused`` carries what the published
-    checkpoints hold of those, as buffers: nothing trains them, yet a checkpoint that was read can be written whole.
+    checkpoints hold of those, frozen: nothing trains them, yet a checkpoint that was read can be written whole.
     """
 
     def __init__(self, configuration: OpenVLAConfiguration) -> None:
@@ -113,7 +118,7 @@ class UnusedTensors(nn.Module):
     def __init__(self, configuration: OpenVLAConfiguration) -> None:
         super().__init__()
         for name, shape in unused_shapes(configuration).items():
-            self.register_buffer(name.replace(".", "/"), torch.zeros(shape))
+            self.register_parameter(name.replace(".", "/"), nn.Parameter(torch.zeros(shape), requires_grad=False))
 
 
 def unused_shapes(configuration: OpenVLAConfiguration) -> dict[str, tuple[int, ...]]:
