@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
+from robopref.errors import RoboprefError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from robopref.protocols import ChunkTokenizer
+    from robopref.trajectory import Episode
 
 INPUTS = {"image": ("image", "proprio"), "state": ("state",)}
 """Observation keys of the two compact policies."""
@@ -30,6 +39,15 @@ class Train:
     """Largest random shift of the training images, pixels."""
     width: int = 256
     """Width of the policy's layers."""
+    chunk: int = 1
+    """Actions per inference, executed one after the other before the policy looks again (docs/action_chunks.md)."""
+    tokens: Literal["binned", "fast"] = "binned"
+    """One token per action and dimension; or chunks compressed by DCT and byte-pair encoding (FAST), fitted to the
+    demonstrations."""
+    fast_vocabulary: int = 1024
+    """Of fast: the most tokens that there may be."""
+    fast_scale: float = 10.0
+    """Of fast: steps per unit of a coefficient; larger is finer, and takes more tokens."""
     device: Literal["auto", "cpu"] = "auto"
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
@@ -38,7 +56,11 @@ class Train:
 
 
 def run_train(config: Train) -> bool:
-    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: data that cannot be learned from, or a chunk that the tokens cannot be made of.
+    """
     import numpy as np
 
     from robopref.cli.fitting import fit, label_counts, load_episodes
@@ -64,6 +86,7 @@ def run_train(config: Train) -> bool:
         {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)},
         config.seed,
         config.width,
+        _action_tokenizer(config, data.episodes, labels),
     )
     trainer = TrainerConfig(
         steps=config.steps,
@@ -99,3 +122,27 @@ def run_train(config: Train) -> bool:
         else "stopped; --resume goes on"
     )
     return finished
+
+
+def _action_tokenizer(config: Train, episodes: Sequence[Episode], labels: Sequence[NDArray[Any]]) -> ChunkTokenizer:
+    """As asked for; FAST is fitted to the chunks that will be learned, normalised as the policy normalises them."""
+    import numpy as np
+
+    from robopref.policies.chunked_tokenizer import ChunkedActionTokenizer
+    from robopref.policies.fast_tokenizer import FastTokenizer
+    from robopref.policies.normalization import NormStats
+    from robopref.policies.tokenizer import ActionTokenizer
+    from robopref.training.chunks import chunk_lengths, chunk_steps
+
+    if config.chunk < 1:
+        raise RoboprefError(f"a chunk has at least one action, got --chunk {config.chunk}.")
+    actions = np.concatenate([episode.action for episode in episodes])
+    if config.tokens == "binned":
+        return ActionTokenizer() if config.chunk == 1 else ChunkedActionTokenizer(config.chunk, actions.shape[1])
+    if config.chunk == 1:
+        raise RoboprefError("fast tokens compress actions over time: give --chunk, say 8.")
+    lengths = chunk_lengths(episodes, np.concatenate(labels), config.chunk)
+    chunks = NormStats.from_actions(actions).normalize(actions)[
+        chunk_steps(np.arange(len(actions)), lengths, config.chunk)
+    ]
+    return FastTokenizer.fit(chunks, vocabulary_size=config.fast_vocabulary, scale=config.fast_scale)
