@@ -122,6 +122,7 @@ class Task(Protocol):
         """How far along the attempt is, as a watcher would judge; larger is better, comparable within an episode."""
 
 
+@runtime_checkable
 class ChunkTokenizer(Protocol):
     """Chunks of H normalised actions of A dimensions <-> tokens in 1..bins; 0 means that there is no token.
 
@@ -184,7 +185,10 @@ class TokenPolicy(Protocol):
         """Batch of stacked observations [B, ...] -> whatever the other methods take; gradients flow through it."""
 
     def action_logits(self, batch: Any, action_tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, T, bins] at the action positions, over the action bins (and the stop) only."""
+        """Teacher-forced logits [B, T, bins] at the action positions, over the action bins (and the stop) only.
+
+        The first t of the tokens [B, t] give the logits [B, t, bins] of these positions.
+        """
 
     def action_logps(self, batch: Any, action_tokens: Tensor) -> Tensor:
         """Log-probabilities [B, L] of the given tokens [B, T], as ``robopref.token_logps`` defines them.

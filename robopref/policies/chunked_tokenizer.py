@@ -59,7 +59,7 @@ class ChunkedActionTokenizer:
         """
         chunks = checked_chunks(chunks, valid, (self.horizon, self.action_size))
         tokens = self.binning.encode(np.where(valid[..., None], chunks, 0.0))
-        return np.where(valid[..., None], tokens, 0).reshape(len(chunks), -1)
+        return np.where(valid[..., None], tokens, 0).reshape(len(chunks), self.horizon * self.action_size)
 
     def decode(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
         """Tokens [..., H * A] in 0..bins -> bin centres [..., H, A], NaN where there is no token.

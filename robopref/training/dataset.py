@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
-from robopref.protocols import TokenPolicy
+from robopref.protocols import ChunkTokenizer, TokenPolicy
 from robopref.training.chunks import chunk_lengths, chunk_steps
 from robopref.trajectory import Episode, Label
 
@@ -36,7 +36,8 @@ class StepDataset:
         policy: gives the tokenizer, the normalisation and the observation keys to gather.
 
     Raises:
-        RoboprefError: no episodes, discrete actions, another action size than the policy's, or a missing observation.
+        RoboprefError: no episodes, discrete actions, another action size than the policy's, a missing observation, or a
+            tokenizer that is no ``ChunkTokenizer``.
     """
 
     def __init__(
@@ -48,6 +49,11 @@ class StepDataset:
     ) -> None:
         if not episodes:
             raise RoboprefError("there are no episodes to learn from.")
+        if not isinstance(policy.tokenizer, ChunkTokenizer):
+            raise RoboprefError(
+                f"the policy's tokenizer, a {type(policy.tokenizer).__name__}, lacks some of horizon, variable_length, "
+                f"bins, action_tokens, encode_chunks, decode, to_json (see robopref.protocols.ChunkTokenizer)."
+            )
         for episode in episodes:
             _check_fits(episode, len(policy.norm_stats), observation_keys)
         self._episodes = list(episodes)
