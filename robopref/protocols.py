@@ -123,14 +123,58 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class TokenPolicy(Protocol):
-    """A policy that writes its action as tokens, one or more per action dimension.
+class ChunkTokenizer(Protocol):
+    """Chunks of H normalised actions of A dimensions <-> tokens in 1..bins; 0 means that there is no token.
 
-    Shapes: B observations, A action tokens, L = A + 1 columns of log-probabilities (the last is the stop token, zeros
-    where a policy has none).
+    Attributes:
+        horizon: H; 1 for a policy that decides one action at a time.
+        variable_length: whether chunks have different numbers of tokens, so that a policy has to say where it stops.
     """
 
-    tokenizer: Any
+    @property
+    def horizon(self) -> int:
+        """See the class."""
+
+    @property
+    def variable_length(self) -> bool:
+        """See the class."""
+
+    @property
+    def bins(self) -> int:
+        """The largest token."""
+
+    def action_tokens(self, action_size: int) -> int:
+        """The most tokens T that a chunk of actions [A] can have; all are padded to it with 0 at the end.
+
+        Raises:
+            RoboprefError: the tokenizer is for another action size.
+        """
+
+    def encode_chunks(self, chunks: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Chunks [N, H, A] of which the first steps are ``valid`` [N, H] -> tokens [N, T].
+
+        Raises:
+            RoboprefError: other shapes, or NaN in a valid step.
+        """
+
+    def decode(self, tokens: NDArray[Any]) -> NDArray[np.float32]:
+        """Tokens [..., T] -> chunks [..., H, A], or actions [..., A] where the horizon is 1."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+
+
+@runtime_checkable
+class TokenPolicy(Protocol):
+    """A policy that writes its action, or a chunk of several, as tokens.
+
+    Shapes: B observations; T action tokens, ``tokenizer.action_tokens(A)`` at most and for one binned action its A
+    dimensions; L = T + 1 columns of log-probabilities (the last is the stop token's, zeros where a policy has none).
+    Tokens are padded with 0 at the end, which means "no token here". Class k of the logits is token k + 1; with a
+    tokenizer of variable length there is one class more, after the last token: the stop.
+    """
+
+    tokenizer: Any  # a ChunkTokenizer
     norm_stats: Any
 
     @property
@@ -141,13 +185,25 @@ class TokenPolicy(Protocol):
         """Batch of stacked observations [B, ...] -> whatever the other methods take; gradients flow through it."""
 
     def action_logits(self, batch: Any, action_tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, A, bins] at the action positions, over the action bins only."""
+        """Teacher-forced logits [B, T, bins] at the action positions, over the action bins (and the stop) only.
+
+        The first t of the tokens [B, t] give the logits [B, t, bins] of these positions.
+        """
 
     def action_logps(self, batch: Any, action_tokens: Tensor) -> Tensor:
-        """Log-probabilities [B, L] of the given tokens."""
+        """Log-probabilities [B, L] of the given tokens [B, T], as ``robopref.token_logps`` defines them.
+
+        A token 0 has log-probability 0, whatever the policy thinks there, so that every objective may sum over the
+        columns. The last column is the stop's: with a tokenizer of variable length log p(stop) after the last token,
+        and 0 where all T places are taken.
+        """
 
     def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy actions [B, A] in environment units."""
+        """Greedy actions [B, A] in environment units.
+
+        A policy that decides chunks gives the first action of each; but for a single observation (B = 1) the next
+        action of its plan, if one is left. Such a policy has a ``reset()`` that drops the plan.
+        """
 
     def reference(self) -> AbstractContextManager[None]:
         """Inside it the policy answers as the frozen reference does, without gradients."""
@@ -165,7 +221,7 @@ class ScoringPolicy(TokenPolicy, Protocol):
 
 
 class Scores(NamedTuple):
-    """Log-probabilities [B, L] of the first and (where asked for) second action; logits [B, A, bins] of the first."""
+    """Log-probabilities [B, L] of the first and (where asked for) second action; logits [B, T, bins] of the first."""
 
     logps: Tensor
     second_logps: Tensor | None

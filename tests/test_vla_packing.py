@@ -124,7 +124,7 @@ def test_padding_of_a_shorter_prompt_changes_nothing(policy):
 
 def test_greedy_decoding_with_a_cache_equals_teacher_forcing(policy):
     batch = policy.encode(observations(), INSTRUCTIONS)
-    greedy = policy.greedy_tokens(batch, 4)
+    greedy = policy.greedy_tokens(batch)
     with torch.no_grad():
         assert torch.equal(1 + policy.action_logits(batch, greedy).argmax(-1), greedy)
     actions = policy.act(observations(), INSTRUCTIONS)

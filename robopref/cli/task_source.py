@@ -89,6 +89,7 @@ class TaskSource:
             seen = {name: np.asarray(observation[name]) for name in self._beside} | {"image": image}
             batch: dict[str, Any] = {name: value[None] for name, value in seen.items()}
             tokens = greedy_tokens(self._policy, batch, [instruction])
+            self._runner.reset()  # what is diagnosed is the decision at this state, not a plan of an earlier one
             at_random = rng.random() < epsilon
             action = rng.uniform(space.low, space.high).astype(np.float32)
             if attack is not None and not at_random:

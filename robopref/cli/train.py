@@ -11,12 +11,16 @@ import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
+from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from robopref.cli.fitting import LoadedData
     from robopref.policies.compact import CompactPolicy
     from robopref.policies.vla.policy import HFVLAPolicy
+    from robopref.protocols import ChunkTokenizer
 
 INPUTS = {"image": ("image", "proprio"), "state": ("state",)}
 """Observation keys of the two compact policies."""
@@ -42,6 +46,15 @@ class Train:
     """Largest random shift of the training images, pixels."""
     width: int = 256
     """Width of the policy's layers."""
+    chunk: int = 1
+    """Actions per inference, executed one after the other before the policy looks again (docs/action_chunks.md)."""
+    tokens: Literal["binned", "fast"] = "binned"
+    """One token per action and dimension; or chunks compressed by DCT and byte-pair encoding (FAST), fitted to the
+    demonstrations."""
+    fast_vocabulary: int = 1024
+    """Of fast: the most tokens that there may be."""
+    fast_scale: float = 10.0
+    """Of fast: steps per unit of a coefficient; larger is finer, and takes more tokens."""
     compile: bool = False
     """Compile the forward passes (torch.compile)."""
     activation_checkpointing: bool = False
@@ -58,7 +71,11 @@ class Train:
 
 
 def run_train(config: Train) -> bool:
-    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: data that cannot be learned from, or a chunk that the tokens cannot be made of.
+    """
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
     from robopref.mixture import Mixture
@@ -71,7 +88,7 @@ def run_train(config: Train) -> bool:
     keys = INPUTS[config.inputs] if config.policy is None else ("image",)
     check_same_kind(data.episodes, keys)
     labels = [LabelingRule(window=0).apply(episode) for episode in data.episodes]
-    policy: Any = _compact(config, keys, data) if config.policy is None else _adapted(config, data)
+    policy: Any = _compact(config, keys, data, labels) if config.policy is None else _adapted(config, data, labels)
     trainer = TrainerConfig(
         steps=config.steps,
         batch_size=config.batch_size,
@@ -114,7 +131,7 @@ def run_train(config: Train) -> bool:
     return finished
 
 
-def _compact(config: Train, keys: Sequence[str], data: LoadedData) -> CompactPolicy:
+def _compact(config: Train, keys: Sequence[str], data: LoadedData, labels: Sequence[NDArray[Any]]) -> CompactPolicy:
     """A fresh compact policy, sized and normalised by the demonstrations."""
     import numpy as np
 
@@ -131,10 +148,11 @@ def _compact(config: Train, keys: Sequence[str], data: LoadedData) -> CompactPol
         _instructions(data),
         config.seed,
         config.width,
+        _action_tokenizer(config, data, labels),
     )
 
 
-def _adapted(config: Train, data: LoadedData) -> HFVLAPolicy:
+def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) -> HFVLAPolicy:
     """A vision-language-action model with the adapter to train.
 
     Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own.
@@ -150,7 +168,13 @@ def _adapted(config: Train, data: LoadedData) -> HFVLAPolicy:
     actions = np.concatenate([episode.action for episode in data.episodes])
     stats = NormStats.from_actions(actions) if own else None
     torch.manual_seed(config.seed)
-    policy = load_vla(str(config.policy), config.vla, norm_stats=stats, device=config.device)
+    policy = load_vla(
+        str(config.policy),
+        config.vla,
+        norm_stats=stats,
+        tokenizer=_action_tokenizer(config, data, labels) if own else None,
+        device=config.device,
+    )
     policy.add_adapter(LoraSettings.of(config.lora))
     policy.tasks.update(_instructions(data))
     return policy
@@ -159,3 +183,27 @@ def _adapted(config: Train, data: LoadedData) -> HFVLAPolicy:
 def _instructions(data: LoadedData) -> dict[str, str]:
     """The instruction of each task; the first one's where demonstrations of a task have several."""
     return {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)}
+
+
+def _action_tokenizer(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) -> ChunkTokenizer:
+    """As asked for; FAST is fitted to the chunks that will be learned, normalised as the policy normalises them."""
+    import numpy as np
+
+    from robopref.policies.chunked_tokenizer import ChunkedActionTokenizer
+    from robopref.policies.fast_tokenizer import FastTokenizer
+    from robopref.policies.normalization import NormStats
+    from robopref.policies.tokenizer import ActionTokenizer
+    from robopref.training.chunks import chunk_lengths, chunk_steps
+
+    if config.chunk < 1:
+        raise RoboprefError(f"a chunk has at least one action, got --chunk {config.chunk}.")
+    actions = np.concatenate([episode.action for episode in data.episodes])
+    if config.tokens == "binned":
+        return ActionTokenizer() if config.chunk == 1 else ChunkedActionTokenizer(config.chunk, actions.shape[1])
+    if config.chunk == 1:
+        raise RoboprefError("fast tokens compress actions over time: give --chunk, say 8.")
+    lengths = chunk_lengths(data.episodes, np.concatenate(labels), config.chunk)
+    chunks = NormStats.from_actions(actions).normalize(actions)[
+        chunk_steps(np.arange(len(actions)), lengths, config.chunk)
+    ]
+    return FastTokenizer.fit(chunks, vocabulary_size=config.fast_vocabulary, scale=config.fast_scale)

@@ -15,11 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
+from robopref.policies.action_plan import ActionPlan
 from robopref.policies.checkpoint import PolicyDescription, read_checkpoint, write_checkpoint
 from robopref.policies.compact_network import CompactArchitecture, CompactNetwork
 from robopref.policies.instruction import hashed_words
 from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
+from robopref.policies.tokenizer_loading import tokenizer_from_json
+from robopref.protocols import ChunkTokenizer
+from robopref.token_logps import token_logps
 
 KIND = "compact"
 _BRIGHTEST = 10.0  # pixels in [0, 1] with any sensible noise stay below, pixels in 0..255 do not
@@ -33,30 +37,43 @@ class EncodedBatch:
 
 
 class CompactPolicy(nn.Module):
-    """Observation (image and proprioception, or state) and instruction -> action tokens, one per action dimension.
+    """Observation (image and proprioception, or state) and instruction -> action tokens of one action or a chunk.
+
+    Args:
+        architecture: sizes of the network.
+        norm_stats: normalisation of the actions.
+        tokenizer: of actions or chunks of H; default: one token per action dimension.
+        tasks: task names and instructions, for those who read the checkpoint.
+        execute_steps: how many actions of each chunk are executed before the next inference; default: all H.
 
     Raises:
-        RoboprefError: the tokenizer or the normalisation do not fit the architecture.
+        RoboprefError: the tokenizer or the normalisation do not fit the architecture, or ``execute_steps`` the chunk.
     """
 
     def __init__(
         self,
         architecture: CompactArchitecture,
         norm_stats: NormStats,
-        tokenizer: ActionTokenizer | None = None,
+        tokenizer: ChunkTokenizer | None = None,
         tasks: Mapping[str, str] | None = None,
+        execute_steps: int | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.norm_stats = norm_stats
-        self.tokenizer = tokenizer or ActionTokenizer(bins=architecture.bins)
+        self.tokenizer: ChunkTokenizer = tokenizer or ActionTokenizer(bins=architecture.bins)
         self.tasks = dict(tasks or {})
         if len(norm_stats) != architecture.action_size or self.tokenizer.bins != architecture.bins:
             raise RoboprefError(
                 f"normalisation over {len(norm_stats)} action dimensions and {self.tokenizer.bins} bins do not fit a "
                 f"policy of {architecture.action_size} dimensions and {architecture.bins} bins."
             )
-        self.network = CompactNetwork(architecture)
+        if execute_steps is not None and execute_steps > self.tokenizer.horizon:
+            raise RoboprefError(f"{execute_steps} actions cannot be executed of chunks of {self.tokenizer.horizon}.")
+        self._plan = ActionPlan(execute_steps or self.tokenizer.horizon)
+        self.network = CompactNetwork(
+            architecture, self.tokenizer.action_tokens(architecture.action_size), self.tokenizer.variable_length
+        )
         # Kept out of the module tree: a reference is neither trained, nor saved, nor moved to other ranks.
         self.__dict__["_reference"] = None
         self.__dict__["_in_reference"] = False
@@ -77,7 +94,7 @@ class CompactPolicy(nn.Module):
         return self.architecture.inputs
 
     def forward(self, observations: Mapping[str, Any], instructions: Sequence[str], tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, A, bins]."""
+        """Teacher-forced logits [B, T, bins], as ``action_logits``."""
         return self.action_logits(self.encode(observations, instructions), tokens)
 
     def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> EncodedBatch:
@@ -96,21 +113,39 @@ class CompactPolicy(nn.Module):
         return EncodedBatch(self._active.encode(tensors, words))
 
     def action_logits(self, batch: EncodedBatch, action_tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, A, bins] for tokens [B, A] in 1..bins."""
+        """Teacher-forced logits [B, T, bins] for tokens [B, T] in 0..bins, or for the first of them [B, t].
+
+        With a tokenizer of variable length [B, T, bins + 1]: the last class stops.
+        """
         return self._active.logits(batch.features, action_tokens.to(self.device))
 
     def action_logps(self, batch: EncodedBatch, action_tokens: Tensor) -> Tensor:
-        """Log-probabilities [B, A + 1] of the tokens [B, A]; the last column is zero, there is no stop token."""
-        action_tokens = action_tokens.to(self.device)
-        logps = self.action_logits(batch, action_tokens).float().log_softmax(dim=-1)
-        chosen = logps.gather(-1, (action_tokens - 1).unsqueeze(-1)).squeeze(-1)
-        return torch.cat([chosen, chosen.new_zeros(len(chosen), 1)], dim=1)
+        """Log-probabilities [B, T + 1] of the tokens [B, T], 0 where a token is 0.
+
+        The last column is the stop's where the number of tokens varies, else it is zero: there is no stop token.
+        """
+        return token_logps(self.action_logits(batch, action_tokens), action_tokens.to(self.device), self.tokenizer.bins)
 
     @torch.no_grad()
     def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy actions [B, A] in environment units."""
+        """Greedy actions [B, A] in environment units.
+
+        With chunks, a single observation (B = 1) gets the next action of the plan made at an earlier one, until
+        ``execute_steps`` of it are used or ``reset`` drops it. Of larger batches, nobody's plan: the first actions.
+        """
+        if len(instructions) == 1 and self.tokenizer.horizon > 1:
+            return self._plan.next(lambda: self._chunks(observations, instructions)[0])[None]
+        return self._chunks(observations, instructions)[:, 0]
+
+    def reset(self) -> None:
+        """Drop the plan, so that the next action is decided from what is seen then."""
+        self._plan.reset()
+
+    def _chunks(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Greedy chunks [B, H, A] in environment units."""
         tokens = self._active.greedy(self.encode(observations, instructions).features)
-        return self.norm_stats.unnormalize(self.tokenizer.decode(tokens.cpu().numpy()))
+        decoded = self.tokenizer.decode(tokens.cpu().numpy())
+        return self.norm_stats.unnormalize(decoded.reshape(len(tokens), self.tokenizer.horizon, len(self.norm_stats)))
 
     def freeze_reference(self) -> None:
         """Make the present weights the reference."""
@@ -161,7 +196,7 @@ class CompactPolicy(nn.Module):
         policy = cls(
             CompactArchitecture(**description.architecture),
             NormStats.from_json(description.normalization),
-            ActionTokenizer.from_json(description.tokenizer),
+            tokenizer_from_json(description.tokenizer),
             description.tasks,
         )
         try:
@@ -211,8 +246,11 @@ def build_compact_policy(
     tasks: Mapping[str, str],
     seed: int,
     width: int = 256,
+    tokenizer: ChunkTokenizer | None = None,
 ) -> CompactPolicy:
     """A fresh policy sized and normalised by data: observations [N, ...] under the keys ``inputs``, actions [N, A].
+
+    ``tokenizer`` is of actions normalised by ``NormStats.from_actions(actions)``; default: 256 bins per dimension.
 
     Raises:
         RoboprefError: images that are not square.
@@ -227,8 +265,11 @@ def build_compact_policy(
         if name in inputs:
             sizes[f"{name}_size"] = int(observations[name].shape[1])
     torch.manual_seed(seed)
-    architecture = CompactArchitecture(inputs=tuple(inputs), action_size=actions.shape[1], width=width, **sizes)
-    policy = CompactPolicy(architecture, NormStats.from_actions(actions), tasks=tasks)
+    tokenizer = tokenizer or ActionTokenizer()
+    architecture = CompactArchitecture(
+        inputs=tuple(inputs), action_size=actions.shape[1], bins=tokenizer.bins, width=width, **sizes
+    )
+    policy = CompactPolicy(architecture, NormStats.from_actions(actions), tokenizer, tasks)
     vectors = [torch.as_tensor(observations[name]) for name in policy.network.vector_inputs]
     if vectors:
         policy.network.fit_vector_statistics(vectors)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
+from robopref.token_logps import tokens_of_classes
 
 _CLIP = 5.0  # standardised inputs beyond this many standard deviations say only "far away"
 
@@ -110,14 +111,22 @@ class ImageEncoder(nn.Module):
 
 
 class CompactNetwork(nn.Module):
-    """Encoder and token decoder; the numbers that standardise proprioception and state are saved with the weights."""
+    """Encoder and token decoder; the numbers that standardise proprioception and state are saved with the weights.
+
+    Args:
+        arch: the sizes.
+        positions: T, the most tokens that it writes; default: one per action dimension.
+        stops: whether it may stop before, which is one class more at each position, the last.
+    """
 
     vector_mean: Tensor
     vector_scale: Tensor
 
-    def __init__(self, arch: CompactArchitecture) -> None:
+    def __init__(self, arch: CompactArchitecture, positions: int | None = None, stops: bool = False) -> None:
         super().__init__()
         self.arch = arch
+        self.positions = positions or arch.action_size
+        classes = arch.bins + stops
         self.instruction = InstructionEncoder(arch)
         self.image = ImageEncoder(arch) if "image" in arch.inputs else None
         self.vector_inputs = [name for name in ("proprio", "state") if name in arch.inputs]
@@ -126,12 +135,13 @@ class CompactNetwork(nn.Module):
         self.register_buffer("vector_scale", torch.ones(vector_size))
         parts = arch.width * (self.image is not None) + vector_size + arch.instruction_width
         self.fuse = nn.Sequential(nn.Linear(parts, arch.width), nn.GELU(), nn.Linear(arch.width, arch.width), nn.GELU())
-        self.tokens = nn.ModuleList(nn.Embedding(arch.bins, arch.token_width) for _ in range(arch.action_size - 1))
-        self.prefix = nn.Linear(arch.token_width * max(arch.action_size - 1, 1), arch.width, bias=False)
-        self.position = nn.Parameter(torch.randn(arch.action_size, arch.width) * 0.02)
+        before = self.positions - 1
+        self.tokens = nn.ModuleList(nn.Embedding(arch.bins, arch.token_width) for _ in range(before))
+        self.prefix = nn.Linear(arch.token_width * max(before, 1), arch.width, bias=False)
+        self.position = nn.Parameter(torch.randn(self.positions, arch.width) * 0.02)
         self.decode = nn.Sequential(nn.Linear(arch.width, arch.width), nn.GELU())
-        self.heads = nn.Parameter(torch.randn(arch.action_size, arch.width, arch.bins) * arch.width**-0.5)
-        self.head_bias = nn.Parameter(torch.zeros(arch.action_size, arch.bins))
+        self.heads = nn.Parameter(torch.randn(self.positions, arch.width, classes) * arch.width**-0.5)
+        self.head_bias = nn.Parameter(torch.zeros(self.positions, classes))
 
     def encode(self, observation: dict[str, Tensor], words: Tensor) -> Tensor:
         """Observation tensors [B, ...] and hashed words [B, max_words] -> features [B, width]."""
@@ -146,23 +156,47 @@ class CompactNetwork(nn.Module):
         return features
 
     def logits(self, features: Tensor, tokens: Tensor) -> Tensor:
-        """Features [B, width], tokens [B, A] in 1..bins -> logits [B, A, bins]; position i sees only earlier tokens."""
-        batch, size = tokens.shape
-        embedded = [table(tokens[:, i] - 1) for i, table in enumerate(self.tokens)]
-        zeros = features.new_zeros(batch, self.arch.token_width)
-        rows = []
-        for position in range(size):
-            before = embedded[:position] + [zeros] * (max(size - 1, 1) - position)
-            rows.append(torch.cat(before[: max(size - 1, 1)], dim=1))
-        hidden = features[:, None] + self.prefix(torch.stack(rows, dim=1)) + self.position
-        return torch.einsum("baw,awk->bak", self.decode(hidden), self.heads) + self.head_bias
+        """Features [B, width], tokens [B, t <= T] in 0..bins -> logits [B, t, bins], with the stop [B, t, bins + 1].
+
+        Position i sees only earlier tokens. What comes after a 0 says nothing.
+        """
+        size = tokens.shape[1]
+        written = [self._nothing_written(features)[:, None]]
+        if size > 1:
+            embedded = [table(tokens[:, i].clamp(min=1) - 1) for i, table in enumerate(self.tokens[: size - 1])]
+            written.append(torch.einsum("bie,iwe->biw", torch.stack(embedded, dim=1), self._prefix_layers[: size - 1]))
+        hidden = features[:, None] + torch.cat(written, dim=1).cumsum(dim=1) + self.position[:size]
+        return torch.einsum("baw,awk->bak", self.decode(hidden), self.heads[:size]) + self.head_bias[:size]
 
     def greedy(self, features: Tensor) -> Tensor:
-        """Features [B, width] -> the greedy tokens [B, A], each position fed what was chosen before it."""
-        tokens = torch.ones(len(features), self.arch.action_size, dtype=torch.long, device=features.device)
-        for position in range(self.arch.action_size):
-            tokens[:, position] = 1 + self.logits(features, tokens)[:, position].argmax(dim=1)
+        """Features [B, width] -> the greedy tokens [B, T], each given those chosen before it; 0 from a stop on."""
+        tokens = torch.zeros(len(features), self.positions, dtype=torch.long, device=features.device)
+        going = torch.ones(len(features), dtype=torch.bool, device=features.device)
+        written = self._nothing_written(features)
+        for position in range(self.positions):
+            if position > 0:
+                embedded = self.tokens[position - 1](tokens[:, position - 1].clamp(min=1) - 1)
+                written = written + embedded @ self._prefix_layers[position - 1].T
+            hidden = self.decode(features + written + self.position[position])
+            best = (hidden @ self.heads[position] + self.head_bias[position]).argmax(dim=1)
+            tokens[:, position] = torch.where(going, tokens_of_classes(best, self.arch.bins), 0)
+            going = tokens[:, position] > 0
+            if not bool(going.any()):
+                break
         return tokens
+
+    @property
+    def _prefix_layers(self) -> Tensor:
+        """What the prefix layer does to each earlier token [T - 1, width, token_width].
+
+        It reads the earlier tokens side by side, those to come as zeros, which is a sum over the earlier ones.
+        """
+        return self.prefix.weight.view(self.arch.width, -1, self.arch.token_width).transpose(0, 1)
+
+    def _nothing_written(self, features: Tensor) -> Tensor:
+        """The prefix layer's answer [B, width] at the first position: zeros, through the layer, for it to have a gradient."""
+        answer: Tensor = self.prefix(features.new_zeros(len(features), self.prefix.in_features))
+        return answer
 
     def fit_vector_statistics(self, vectors: Sequence[Tensor]) -> None:
         """Set the standardisation from the inputs [N, *] in the order of ``vector_inputs``."""

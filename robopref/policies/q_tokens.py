@@ -106,7 +106,7 @@ class TokenQPolicy(nn.Module):
         name: what to call the policy; default: its class.
 
     Raises:
-        RoboprefError: no such dimension, or an observation that the policy does not read.
+        RoboprefError: no such dimension, an observation that the policy does not read, or tokens of variable number.
     """
 
     low: Tensor | None
@@ -124,6 +124,7 @@ class TokenQPolicy(nn.Module):
         size = len(policy.norm_stats)
         if not 0 <= dimension < size:
             raise RoboprefError(f"the policy's actions have dimensions 0 to {size - 1}, asked for {dimension}.")
+        _check_tokens(policy)
         _check_varied(policy, varied, vector_range)
         self.policy = policy
         self.dimension = dimension
@@ -203,9 +204,10 @@ def token_states(
         batch_size: states per pass.
 
     Raises:
-        RoboprefError: no episodes, an observation that the policy needs is missing or differs in shape, or a varied
-            vector that leaves its range.
+        RoboprefError: no episodes, an observation that the policy needs is missing or differs in shape, a varied
+            vector that leaves its range, or tokens of variable number.
     """
+    _check_tokens(policy)
     chosen = varied or next((name for name in get_args(Varied) if name in policy.observation_keys), None)
     if chosen is None:
         raise RoboprefError(f"the policy reads {policy.observation_keys}, none of which can be varied.")
@@ -249,7 +251,10 @@ def token_q_policies(policy: TokenPolicy, states: TokenStates, name: str | None 
 def greedy_tokens(
     policy: TokenPolicy, observations: Mapping[str, Any], instructions: Sequence[str]
 ) -> NDArray[np.int64]:
-    """The tokens [B, A] in 1..bins that the policy acts by, from the protocol alone."""
+    """The tokens [B, A] in 1..bins that the policy acts by, of a chunk those of the first action.
+
+    From the protocol alone.
+    """
     batch = policy.encode(observations, instructions)
     tokens = torch.ones(len(instructions), len(policy.norm_stats), dtype=torch.long)
     for position in range(tokens.shape[1]):
@@ -269,6 +274,14 @@ def encode_instructions(instructions: Sequence[str]) -> NDArray[np.uint8]:
 def decode_instructions(rows: Tensor) -> list[str]:
     """The inverse of ``encode_instructions``."""
     return [row.tobytes().rstrip(b"\0").decode() for row in rows.to("cpu", torch.uint8).numpy()]
+
+
+def _check_tokens(policy: TokenPolicy) -> None:
+    if policy.tokenizer.variable_length:
+        raise RoboprefError(
+            "this policy compresses its actions (FAST): no token of it is the decision of one action dimension, so "
+            "that there is none to diagnose. Use a policy with binned tokens."
+        )
 
 
 def _check_varied(policy: TokenPolicy, varied: str, vector_range: VectorRange | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ class ActionTokenizer:
     bins: int = 256
     low: float = -1.0
     high: float = 1.0
+    horizon: ClassVar[int] = 1
+    variable_length: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.bins < 2 or not self.low < self.high:
@@ -71,6 +73,19 @@ class ActionTokenizer:
             )
         return self.centers[tokens - 1].astype(np.float32)
 
+    def action_tokens(self, action_size: int) -> int:
+        """One per dimension; see ``ChunkTokenizer``."""
+        return action_size
+
+    def encode_chunks(self, chunks: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Chunks [N, 1, A] of one action, ``valid`` [N, 1] or not -> tokens [N, A], 0 where not.
+
+        Raises:
+            RoboprefError: other shapes, or NaN in a valid action.
+        """
+        chunks = checked_chunks(chunks, valid, (self.horizon, np.shape(chunks)[-1]))
+        return np.where(valid, self.encode(np.where(valid[..., None], chunks, 0.0))[:, 0], 0)
+
     def to_vocabulary(self, tokens: NDArray[Any], vocabulary_size: int) -> NDArray[np.int64]:
         """Tokens -> ids in a language model's vocabulary, of which the last ``bins`` entries are the actions."""
         return vocabulary_size - np.asarray(tokens, dtype=np.int64)
@@ -87,3 +102,20 @@ class ActionTokenizer:
     def from_json(cls, fields: Mapping[str, Any]) -> ActionTokenizer:
         """The inverse of ``to_json``."""
         return cls(**fields)
+
+
+def checked_chunks(chunks: NDArray[Any], valid: NDArray[np.bool_], size: tuple[int, ...]) -> NDArray[np.float64]:
+    """The chunks [N, H, A] as float64, for tokenizers of chunks of ``size`` (H, A).
+
+    Raises:
+        RoboprefError: another shape of them or of ``valid`` [N, H], or NaN in a valid step.
+    """
+    chunks = np.asarray(chunks, dtype=np.float64)
+    if chunks.ndim != 3 or chunks.shape[1:] != tuple(size) or np.shape(valid) != chunks.shape[:2]:
+        raise RoboprefError(
+            f"expected chunks [N, {size[0]}, {size[-1]}] of valid steps [N, {size[0]}], got shapes {chunks.shape} and "
+            f"{np.shape(valid)}."
+        )
+    if np.isnan(chunks[valid]).any():
+        raise RoboprefError("cannot tokenize an action that holds NaN.")
+    return chunks

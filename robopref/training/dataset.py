@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
-from robopref.protocols import TokenPolicy
+from robopref.protocols import ChunkTokenizer, TokenPolicy
+from robopref.training.chunks import chunk_lengths, chunk_steps
 from robopref.trajectory import Episode, Label
 
 
 @dataclass(frozen=True)
 class Samples:
-    """B samples: stacked observations [B, ...], B instructions, action tokens [B, A] in 1..bins."""
+    """B samples: stacked observations [B, ...], B instructions, action tokens [B, T] in 1..bins, then 0."""
 
     observations: Mapping[str, NDArray[Any]]
     instructions: tuple[str, ...]
@@ -26,13 +27,17 @@ class Samples:
 class StepDataset:
     """Every step of the given episodes with its label; images stay on disk until they are gathered.
 
+    Of a policy that decides chunks of H actions, a sample's tokens are those of the actions from its step on, as far as
+    they belong together (``chunk_lengths``).
+
     Args:
         episodes: recorded attempts, demonstrations and interactions alike.
         labels: one label array [T] for each episode.
         policy: gives the tokenizer, the normalisation and the observation keys to gather.
 
     Raises:
-        RoboprefError: no episodes, discrete actions, another action size than the policy's, or a missing observation.
+        RoboprefError: no episodes, discrete actions, another action size than the policy's, a missing observation, or a
+            tokenizer that is no ``ChunkTokenizer``.
     """
 
     def __init__(
@@ -44,6 +49,11 @@ class StepDataset:
     ) -> None:
         if not episodes:
             raise RoboprefError("there are no episodes to learn from.")
+        if not isinstance(policy.tokenizer, ChunkTokenizer):
+            raise RoboprefError(
+                f"the policy's tokenizer, a {type(policy.tokenizer).__name__}, lacks some of horizon, variable_length, "
+                f"bins, action_tokens, encode_chunks, decode, to_json (see robopref.protocols.ChunkTokenizer)."
+            )
         for episode in episodes:
             _check_fits(episode, len(policy.norm_stats), observation_keys)
         self._episodes = list(episodes)
@@ -56,16 +66,27 @@ class StepDataset:
         if len(self.labels) != len(self.step):
             raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")
         actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
-        self.tokens = policy.tokenizer.encode(policy.norm_stats.normalize(actions))
+        normalized = policy.norm_stats.normalize(actions)
+        self._tokenizer, self._horizon = policy.tokenizer, int(policy.tokenizer.horizon)
+        self.chunk_lengths = chunk_lengths(episodes, self.labels, self._horizon)
+        """Steps [N] of the chunk from each step on, 1 to H."""
+        self.tokens = self._encode(normalized, np.arange(len(self)), self.chunk_lengths)
         proposals = np.concatenate([np.asarray(episode.policy_action) for episode in episodes])
-        self.has_pair: NDArray[np.bool_] = (self.labels == Label.HUMAN) & np.isfinite(proposals).all(axis=1)
+        proposed = np.isfinite(proposals).all(axis=1)
+        self.has_pair: NDArray[np.bool_] = (self.labels == Label.HUMAN) & proposed
         """Steps [N] at which the human acted and the policy's own proposal is known."""
         self.rejected_tokens = np.zeros_like(self.tokens)
-        self.rejected_tokens[self.has_pair] = policy.tokenizer.encode(
-            policy.norm_stats.normalize(proposals[self.has_pair])
+        paired = np.flatnonzero(self.has_pair)
+        # What the policy would have done from here is known of the first step only: at each later one it proposed anew,
+        # seeing where the human had gone. Those proposals, as far as they are known without a gap within the human's
+        # own chunk, are what it wanted instead of each of the human's actions, at the same places.
+        unknown = ~proposed[chunk_steps(paired, self.chunk_lengths[paired], self._horizon)]
+        known = np.where(unknown.any(axis=1), unknown.argmax(axis=1), self._horizon)
+        self.rejected_tokens[paired] = self._encode(
+            policy.norm_stats.normalize(proposals), paired, np.minimum(known, self.chunk_lengths[paired])
         )
         # Compared with what the greedy tokens decode to, hence in normalised units.
-        self.normalized_actions = np.clip(policy.norm_stats.normalize(actions), -1, 1)
+        self.normalized_actions = np.clip(normalized, -1, 1)
 
     def __len__(self) -> int:
         return len(self.step)
@@ -77,6 +98,26 @@ class StepDataset:
             {key: np.stack([episode.observation[key][step] for episode, step in pairs]) for key in self._keys},
             tuple(episode.info.instruction for episode, _ in pairs),
             self.tokens[indices],
+        )
+
+    def action_error(self, greedy_tokens: NDArray[Any], indices: NDArray[Any]) -> NDArray[np.float64]:
+        """L1 distance [B] of the actions that tokens [B, T] decode to from those recorded at the samples ``indices``.
+
+        Mean over dimensions, and over the steps that the recorded chunk has, in normalised units.
+        """
+        lengths = self.chunk_lengths[indices]
+        recorded = self.normalized_actions[chunk_steps(indices, lengths, self._horizon)]
+        error = np.abs(self._tokenizer.decode(greedy_tokens).reshape(recorded.shape) - recorded).mean(axis=2)
+        valid = np.arange(self._horizon) < lengths[:, None]
+        return np.where(valid, error, 0.0).sum(axis=1) / lengths
+
+    def _encode(
+        self, normalized: NDArray[np.float64], indices: NDArray[Any], lengths: NDArray[Any]
+    ) -> NDArray[np.int64]:
+        """Tokens [B, T] of the chunks of normalised actions [N, A] that begin at ``indices`` [B]."""
+        valid = np.arange(self._horizon) < lengths[:, None]
+        return np.asarray(
+            self._tokenizer.encode_chunks(normalized[chunk_steps(indices, lengths, self._horizon)], valid)
         )
 
 

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from robopref.protocols import ScoringPolicy, TokenPolicy
+from robopref.token_logps import token_logps, tokens_of_classes
 
 
 class PolicyOutputs(NamedTuple):
-    """Token log-probabilities [B, L] of the labelled and the mismatched action, and the greedy tokens [B, A].
+    """Token log-probabilities [B, L] of the labelled and the mismatched action, and the greedy tokens [B, T].
 
-    ``kl_logps`` is ``None`` when no second action was asked for. A tuple, for wrappers that look for tensors in it.
+    The greedy tokens are teacher-forced, and 0 where the labelled action has none. ``kl_logps`` is ``None`` when no
+    second action was asked for. A tuple, for wrappers that look for tensors in it.
     """
 
     logps: Tensor
@@ -41,7 +43,7 @@ class TrainingForward(nn.Module):
         partner_gradients: bool = False,
         uniforms: Tensor | None = None,
     ) -> PolicyOutputs | Tensor:
-        """Observations [B, ...], tokens [B, A], mismatched tokens [B, A] -> ``PolicyOutputs``.
+        """Observations [B, ...], tokens [B, T], mismatched tokens [B, T] -> ``PolicyOutputs``.
 
         With ``own_prefix_kl`` the mismatched action is read off the labelled action's own teacher-forced pass,
         log p(y'_t | x, y_<t), as the public APO trainer does; otherwise it gets a real pass of its own,
@@ -53,6 +55,11 @@ class TrainingForward(nn.Module):
             if uniforms is None:
                 raise ValueError("either tokens to score or uniform numbers to sample by")
             return sample_action_tokens(self.policy, observations, instructions, uniforms)
+        tokenizer = self.policy.tokenizer
+        present = tokens > 0
+        if partner_tokens is not None and partner_gradients and not tokenizer.variable_length:
+            # A pair is compared over the same steps: of a chunk that was cut short, no more is rejected than preferred.
+            partner_tokens = torch.where(present, partner_tokens, 0)
         batch = self.policy.encode(observations, instructions)
         second = None if own_prefix_kl else partner_tokens
         if self._scores_both:
@@ -68,28 +75,32 @@ class TrainingForward(nn.Module):
                 with torch.set_grad_enabled(partner_gradients and torch.is_grad_enabled()):
                     kl_logps = self.policy.action_logps(batch, second)
         if partner_tokens is not None and own_prefix_kl:
-            own = logits.float().log_softmax(-1).gather(-1, (partner_tokens - 1).unsqueeze(-1)).squeeze(-1)
-            kl_logps = torch.cat([own, own.new_zeros(len(own), logps.shape[1] - own.shape[1])], dim=1)
-        return PolicyOutputs(logps, kl_logps, 1 + logits.argmax(dim=-1))
+            # Past the labelled action's own tokens there is no prefix y_<t.
+            kl_logps = token_logps(logits, torch.where(present, partner_tokens, 0), tokenizer.bins)
+        greedy = tokens_of_classes(logits.argmax(dim=-1), tokenizer.bins)
+        return PolicyOutputs(logps, kl_logps, torch.where(present, greedy, 0))
 
 
 @torch.no_grad()
 def sample_action_tokens(
     policy: TokenPolicy, observations: Mapping[str, Any], instructions: Sequence[str], uniforms: Tensor
 ) -> Tensor:
-    """Action tokens [B, A] on the CPU, drawn from the policy at its own temperature by uniform numbers [B, A].
+    """Action tokens [B, T] on the CPU, drawn from the policy at its own temperature by uniform numbers [B, T].
 
     Each is where its number falls in the cumulative distribution, so a sample's action does not depend on the batch.
+    From a stop on they are 0.
     """
     batch = policy.encode(observations, instructions)
     tokens = torch.ones(uniforms.shape, dtype=torch.int64)
+    going = torch.ones(len(tokens), dtype=torch.bool)
     for place in range(uniforms.shape[1]):
         logits = policy.action_logits(batch, tokens)[:, place]
         cumulative = logits.cpu().double().softmax(dim=-1).cumsum(dim=-1)
         # Times the last entry, which rounding may leave below 1.
         thresholds = uniforms[:, place, None].cpu() * cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, thresholds, right=True).squeeze(1)
-        tokens[:, place] = 1 + drawn.clamp(max=logits.shape[-1] - 1)
+        drawn = torch.searchsorted(cumulative, thresholds, right=True).squeeze(1).clamp(max=logits.shape[-1] - 1)
+        tokens[:, place] = torch.where(going, tokens_of_classes(drawn, policy.tokenizer.bins), 0)
+        going = tokens[:, place] > 0
     return tokens
 
 

@@ -256,9 +256,8 @@ class Trainer:
         )
 
     def _action_error(self, greedy_tokens: Tensor, indices: np.ndarray[Any, Any]) -> Tensor:
-        """L1 distance [B] of the decoded greedy action to the labelled one, mean over dimensions, normalised units."""
-        decoded = self.policy.tokenizer.decode(greedy_tokens.cpu().numpy())
-        error = np.abs(decoded - self.dataset.normalized_actions[indices]).mean(axis=1)
+        """L1 distance [B] of the decoded greedy action or chunk to the labelled one, mean, normalised units."""
+        error = self.dataset.action_error(greedy_tokens.cpu().numpy(), indices)
         return torch.as_tensor(error, dtype=torch.float32, device=greedy_tokens.device)
 
     def _uncached(self) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from robopref.errors import RoboprefError
 from robopref.policies.checkpoint import PolicyDescription, read_description
 from robopref.policies.normalization import NormStats
-from robopref.policies.tokenizer import ActionTokenizer
+from robopref.policies.tokenizer_loading import tokenizer_from_json
 from robopref.policies.vla.base_models import (
     BaseFiles,
     base_directory,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from robopref.policies.vla.policy import HFVLAPolicy
+    from robopref.protocols import ChunkTokenizer
 
 _OURS = "policy.json"
 
@@ -52,6 +53,7 @@ def load_vla(
     options: VLAOptions = PLAIN,
     *,
     norm_stats: NormStats | None = None,
+    tokenizer: ChunkTokenizer | None = None,
     device: str = "auto",
 ) -> HFVLAPolicy:
     """The policy of a base model or of one of our checkpoints, with the adapter of ``options`` on top.
@@ -59,6 +61,7 @@ def load_vla(
     Args:
         name: hub id or directory of a base model, or a checkpoint directory of kind ``vla``.
         norm_stats: action statistics to use instead of those that the model or the adapter brings.
+        tokenizer: of actions or chunks, instead of the adapter's own or of 256 bins a dimension.
         device: ``"auto"`` takes a GPU when there is one; ``"cpu"`` does not.
 
     Raises:
@@ -94,7 +97,7 @@ def load_vla(
         backbone,
         stats,
         files.base,
-        tokenizer=None if description is None else ActionTokenizer.from_json(description.tokenizer),
+        tokenizer=tokenizer or (None if description is None else tokenizer_from_json(description.tokenizer)),
         tasks=None if description is None else description.tasks,
         normalize_over="actions" if described is None else described.normalize_over,
     )

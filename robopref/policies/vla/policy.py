@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
+from robopref.policies.action_plan import ActionPlan
 from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
 from robopref.policies.vla import adapters
 from robopref.policies.vla.backbone import Backbone, Prefix
 from robopref.policies.vla.description import BaseModel, Normalization, VLADescription, write_vla_checkpoint
 from robopref.policies.vla.packing import pack
-from robopref.protocols import Scores
+from robopref.protocols import ChunkTokenizer, Scores
+from robopref.token_logps import token_logps, tokens_of_classes
 
 
 class HFVLAPolicy(nn.Module):
@@ -29,37 +31,47 @@ class HFVLAPolicy(nn.Module):
     Args:
         backbone: the vision-language model.
         norm_stats: of the actions.
-        tokenizer: bins of a normalised action dimension; token t has the id ``backbone.usable_vocabulary - t``.
+        tokenizer: of actions or chunks of H; token t has the id ``backbone.usable_vocabulary - t``.
         base: which model the backbone's weights are, for the checkpoint of an adapter.
         tasks: instruction of each task that the policy was trained on.
+        execute_steps: how many actions of each chunk are executed before the next inference; default: all H.
         normalize_over: what the log-probabilities sum to one over: the action bins, which is what ``act`` chooses from,
             or the whole vocabulary with the stop token in the last column, as the public trainers have it.
 
     Raises:
-        RoboprefError: the vocabulary is too small for the bins.
+        RoboprefError: the vocabulary is too small for the tokens, the tokenizer is of actions of another size, or
+            ``execute_steps`` exceeds the chunk.
     """
 
     action_ids: Tensor
+    choice_ids: Tensor
 
     def __init__(
         self,
         backbone: Backbone,
         norm_stats: NormStats,
         base: BaseModel,
-        tokenizer: ActionTokenizer | None = None,
+        tokenizer: ChunkTokenizer | None = None,
         tasks: Mapping[str, str] | None = None,
+        execute_steps: int | None = None,
         normalize_over: Normalization = "actions",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.norm_stats = norm_stats
-        self.tokenizer = tokenizer or ActionTokenizer()
+        self.tokenizer: ChunkTokenizer = tokenizer or ActionTokenizer()
         self.base = base
         self.tasks = dict(tasks or {})
         self.normalize_over = normalize_over
         check_vocabulary(backbone, self.tokenizer.bins)
+        if execute_steps is not None and execute_steps > self.tokenizer.horizon:
+            raise RoboprefError(f"{execute_steps} actions cannot be executed of chunks of {self.tokenizer.horizon}.")
+        self._plan = ActionPlan(execute_steps or self.tokenizer.horizon)
+        self.action_tokens = self.tokenizer.action_tokens(len(norm_stats))
         ids = backbone.usable_vocabulary - torch.arange(1, self.tokenizer.bins + 1)
         self.register_buffer("action_ids", ids, persistent=False)
+        stop = ids.new_tensor([backbone.stop_id] if self.tokenizer.variable_length else [])
+        self.register_buffer("choice_ids", torch.cat([ids, stop]), persistent=False)
         self.__dict__["_in_reference"] = False
         self.__dict__["_has_reference"] = False
 
@@ -79,7 +91,7 @@ class HFVLAPolicy(nn.Module):
         return ("image",)
 
     def forward(self, observations: Mapping[str, Any], instructions: Sequence[str], tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, A, bins]."""
+        """Teacher-forced logits, as ``action_logits``."""
         return self.action_logits(self.encode(observations, instructions), tokens)
 
     def encode(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Prefix:
@@ -96,13 +108,17 @@ class HFVLAPolicy(nn.Module):
         return self.backbone.prefix(observations["image"], instructions)
 
     def action_logits(self, batch: Prefix, action_tokens: Tensor) -> Tensor:
-        """Teacher-forced logits [B, A, bins] for tokens [B, A] in 1..bins."""
+        """Teacher-forced logits [B, T, bins] for tokens [B, T] in 0..bins.
+
+        With a tokenizer of variable length [B, T, bins + 1]: the last class stops.
+        """
         return self.score(batch, action_tokens, None).logits
 
     def action_logps(self, batch: Prefix, action_tokens: Tensor) -> Tensor:
-        """Log-probabilities [B, A + 1] of the tokens [B, A]; the last column is the stop token's, or zero.
+        """Log-probabilities [B, T + 1] of the tokens [B, T], 0 where a token is 0.
 
-        Zero when the log-probabilities are over the action bins: then an action has A tokens and nothing to stop.
+        The last column is the stop token's: where the number of tokens varies, or where the log-probabilities are over
+        the whole vocabulary and no action of the chunk is missing. Else it is zero: there is nothing to stop.
         """
         return self.score(batch, action_tokens, None).logps
 
@@ -124,13 +140,28 @@ class HFVLAPolicy(nn.Module):
 
     @torch.no_grad()
     def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy actions [B, A] in environment units; the choice is among the action bins."""
-        tokens = self.greedy_tokens(self.encode(observations, instructions), len(self.norm_stats))
-        return self.norm_stats.unnormalize(self.tokenizer.decode(tokens.cpu().numpy()))
+        """Greedy actions [B, A] in environment units; the choice is among the action tokens.
+
+        With chunks, a single observation (B = 1) gets the next action of the plan made at an earlier one, until
+        ``execute_steps`` of it are used or ``reset`` drops it. Of larger batches, nobody's plan: the first actions.
+        """
+        if len(instructions) == 1 and self.tokenizer.horizon > 1:
+            return self._plan.next(lambda: self._chunks(observations, instructions)[0])[None]
+        return self._chunks(observations, instructions)[:, 0]
+
+    def reset(self) -> None:
+        """Drop the plan, so that the next action is decided from what is seen then."""
+        self._plan.reset()
+
+    def _chunks(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
+        """Greedy chunks [B, H, A] in environment units."""
+        tokens = self.greedy_tokens(self.encode(observations, instructions))
+        decoded = self.tokenizer.decode(tokens.cpu().numpy())
+        return self.norm_stats.unnormalize(decoded.reshape(len(tokens), self.tokenizer.horizon, len(self.norm_stats)))
 
     @torch.no_grad()
-    def greedy_tokens(self, batch: Prefix, count: int) -> Tensor:
-        """The greedy action tokens [B, ``count``]: one pass over the prefix, then a token at a time."""
+    def greedy_tokens(self, batch: Prefix) -> Tensor:
+        """The greedy action tokens [B, T], 0 from a stop on: one pass over the prefix, then a token at a time."""
         from transformers import DynamicCache
 
         backbone = self.backbone
@@ -141,15 +172,19 @@ class HFVLAPolicy(nn.Module):
         hidden = hidden[rows, layout.predictors[:, 0, 0]]
         seen = batch.mask
         position = layout.positions[rows, layout.predictors[:, 0, 0]]
-        chosen: list[Tensor] = []
-        while True:
-            chosen.append(1 + backbone.logits_of(hidden, self.action_ids).argmax(dim=-1))
-            if len(chosen) == count:
-                return torch.stack(chosen, dim=1)
+        tokens = torch.zeros(len(batch), self.action_tokens, dtype=torch.int64, device=hidden.device)
+        going = torch.ones(len(batch), dtype=torch.bool, device=hidden.device)
+        for place in range(self.action_tokens):
+            classes = backbone.logits_of(hidden, self.choice_ids).argmax(dim=-1)
+            tokens[:, place] = torch.where(going, tokens_of_classes(classes, self.tokenizer.bins), 0)
+            going = tokens[:, place] > 0
+            if place == self.action_tokens - 1 or not bool(going.any()):
+                break
             seen = torch.cat([seen, seen.new_ones(len(seen), 1)], dim=1)
             position = position + 1
-            step = backbone.embed(self.action_ids[chosen[-1] - 1])[:, None]
+            step = backbone.embed(self._ids(tokens[:, place]))[:, None]
             hidden = backbone.hidden(step, seen[:, None], position[:, None], cache)[:, 0]
+        return tokens
 
     def add_adapter(self, settings: adapters.LoraSettings) -> None:
         """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there."""
@@ -217,15 +252,19 @@ class HFVLAPolicy(nn.Module):
             first_position=self.backbone.first_position,
         )
 
-    def _teacher_forced(self, batch: Prefix, tokens: Tensor) -> Tensor:
-        """Tokens [B, k, A] -> the hidden states that predict them: [B, k, A, D], with the stop token's [.., A + 1, D].
+    def _ids(self, tokens: Tensor) -> Tensor:
+        """Vocabulary ids of tokens, the stop token's where there is none."""
+        return torch.where(tokens > 0, self.backbone.usable_vocabulary - tokens, self.backbone.stop_id)
 
-        Without a stop token the last action token need not be read, only predicted.
+    def _teacher_forced(self, batch: Prefix, tokens: Tensor) -> Tensor:
+        """Tokens [B, k, T] -> the hidden states that predict them [B, k, T, D], and what follows them [B, k, T + 1, D].
+
+        What follows matters over the whole vocabulary only; else the last token need not be read, only predicted.
         """
         inputs = tokens if self.normalize_over == "vocabulary" else tokens[..., :-1]
         size, suffixes, length = inputs.shape
         layout = self._pack(batch, suffixes, length)
-        suffix = self.backbone.embed(self.action_ids[inputs.reshape(size, -1) - 1])
+        suffix = self.backbone.embed(self._ids(inputs.reshape(size, -1)))
         hidden = self.backbone.hidden(
             torch.cat([batch.embeddings, suffix.to(batch.embeddings.dtype)], dim=1), layout.visible, layout.positions
         )
@@ -233,16 +272,20 @@ class HFVLAPolicy(nn.Module):
         return hidden[rows, layout.predictors]
 
     def _log_probabilities(self, hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Of tokens [B, k, A]: log-probabilities [B, k, A + 1], and the logits [B, k, A, bins] of the bins."""
+        """Of tokens [B, k, T]: log-probabilities [B, k, T + 1], and the logits [B, k, T, classes] to choose by."""
         if self.normalize_over == "actions":
-            logits = self.backbone.logits_of(hidden, self.action_ids).float()
-            logps = logits.log_softmax(dim=-1).gather(-1, (tokens - 1).unsqueeze(-1)).squeeze(-1)
-            return torch.cat([logps, torch.zeros_like(logps[..., :1])], dim=-1), logits
+            logits = self.backbone.logits_of(hidden, self.choice_ids).float()
+            logps = token_logps(logits.flatten(0, 1), tokens.flatten(0, 1), self.tokenizer.bins)
+            return logps.unflatten(0, tokens.shape[:2]), logits
         logits = self.backbone.logits(hidden).float()
-        stop = torch.full_like(tokens[..., :1], self.backbone.stop_id)
-        ids = torch.cat([self.action_ids[tokens - 1], stop], dim=-1)
-        chosen = logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-        return chosen - logits.logsumexp(dim=-1), logits[..., :-1, :][..., self.action_ids]
+        total = logits.logsumexp(dim=-1)
+        present = tokens > 0
+        own = logits[..., :-1, :].gather(-1, self._ids(tokens).unsqueeze(-1)).squeeze(-1) - total[..., :-1]
+        count = present.sum(dim=-1, keepdim=True)
+        stop = (logits[..., self.backbone.stop_id] - total).gather(-1, count)
+        if not self.tokenizer.variable_length:  # a chunk that was cut short did not end there by itself
+            stop = torch.where(count == tokens.shape[-1], stop, 0.0)
+        return torch.cat([torch.where(present, own, 0.0), stop], dim=-1), logits[..., :-1, :][..., self.choice_ids]
 
 
 def check_vocabulary(backbone: Backbone, bins: int) -> None:
