@@ -259,7 +259,8 @@ def test_samples_stop_where_the_policy_does():
     policy = chunk_policy(FAST)
     policy.network.head_bias[2, -1] += 100.0
     states = {"state": observations(50)["state"]}
-    tokens = sample_action_tokens(policy, states, ["reach"] * 50, H * A, torch.Generator().manual_seed(0))
+    uniforms = torch.rand(50, H * A, generator=torch.Generator().manual_seed(0))
+    tokens = sample_action_tokens(policy, states, ["reach"] * 50, uniforms)
     assert (tokens[:, 2:] == 0).all()
     assert (tokens[:, 0] > 0).float().mean() > 0.8  # one class of many stops at once
     assert ((tokens[:, 0] > 0) | (tokens[:, 1] == 0)).all()

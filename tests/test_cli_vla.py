@@ -89,6 +89,16 @@ def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     assert (logps[0] - logps[1]).abs().max() > 0
 
 
+@pytest.mark.parametrize("tokens", ["binned", "fast"])
+def test_chunks_are_learned_and_refined(work, tokens):
+    assert train(work, f"chunks-{tokens}", chunk=4, tokens=tokens, fast_vocabulary=200)
+    adapter = VLAOptions(adapter=str(work / f"chunks-{tokens}"))
+    assert refine(work, f"refined-chunks-{tokens}", vla=adapter)
+    policy = load_policy(work / f"refined-chunks-{tokens}", device="cpu")
+    assert policy.tokenizer.horizon == 4
+    assert policy.act({"image": np.zeros((1, 16, 16, 3), np.uint8)}, ["reach the goal"]).shape == (1, 4)
+
+
 def test_refining_the_base_itself_uses_it_as_the_reference(work):
     statistics = {"ours": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
     (work / "smolvlm" / "dataset_statistics.json").write_text(json.dumps(statistics))
@@ -131,6 +141,19 @@ def test_collect_and_evaluate_take_the_same_argument(work):
     assert episode.observation["image"].shape[1:] == (32, 32, 3)
     assert run_evaluate(Evaluate(str(work / "sft"), work / "evaluated", **small | {"vla": VLAOptions()}))
     assert json.loads((work / "evaluated" / "summary.json").read_text())["policy_id"] == episode.info.policy_id
+
+
+def test_actions_outside_the_range_are_clipped_and_counted_never_dropped(work, capsys):
+    statistics = {"narrow": {"action": {"q01": [-0.6, -0.1, -0.6, -0.6], "q99": [0.6, 0.1, 0.6, 0.6]}}}
+    (work / "openvla" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert train(work, "clipped", vla=VLAOptions(norm_key="narrow"))  # the demonstrations move by 0.5 either way
+    noted = json.loads((work / "clipped" / "data.json").read_text())
+    assert noted["action_values"] == {"clipped": 40, "of": 160}
+    assert noted["labels"]["EXPERT"] == 40
+    said = " ".join(capsys.readouterr().out.split())
+    assert "40 of 160 action values lie outside" in said
+    assert "25.0%; by dimension 0%, 100%, 0%, 0%" in said
+    assert "--norm-key" in said
 
 
 def test_data_without_images_are_refused(work):

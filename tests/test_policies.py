@@ -85,6 +85,12 @@ def test_normalisation_is_undone_inside_the_quantiles(unit):
     np.testing.assert_allclose(stats.normalize(stats.unnormalize(unit)), unit, atol=1e-4)
 
 
+def test_values_outside_what_tokens_express_are_known():
+    stats = NormStats([-1.0, 0.0], [2.0, 0.5], [True, False])
+    actions = np.array([[-1.1, 0.9], [2.0, -1.1], [0.0, 1.0]])
+    np.testing.assert_array_equal(stats.outside(actions), [[True, False], [False, True], [False, False]])
+
+
 def test_a_constant_action_dimension_survives_normalisation():
     stats = NormStats.from_actions(np.array([[0.5, 0.0], [0.5, 1.0]]))
     assert np.isfinite(stats.normalize(np.array([[0.5, 0.0]]))).all()

@@ -30,6 +30,8 @@ from robopref.training.trainer import Trainer, make_composer
 from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Actor, Episode, Label, Outcome
 
+_MANY_CLIPPED = 0.1
+
 
 @dataclass(frozen=True)
 class LoadedData:
@@ -80,6 +82,27 @@ def label_counts(labels: Sequence[NDArray[Any]]) -> dict[str, int]:
     return {label.name: int((flat == label).sum()) for label in Label}
 
 
+def clipped_values(dataset: StepDataset) -> dict[str, int]:
+    """How many action values lie outside the range of the action tokens, and of how many."""
+    return {"clipped": int(dataset.clipped.sum()), "of": int(dataset.clipped.size)}
+
+
+def say_clipped(dataset: StepDataset) -> None:
+    """Tell the share of clipped action values; a large one means statistics of other data than these."""
+    share = dataset.clipped.mean()
+    if share > 0:
+        by_dimension = ", ".join(f"{x:.0%}" for x in dataset.clipped.mean(axis=0))
+        console.print(
+            f"{dataset.clipped.sum()} of {dataset.clipped.size} action values lie outside the range of the action "
+            f"tokens and are clipped ({share:.1%}; by dimension {by_dimension})"
+        )
+    if share > _MANY_CLIPPED:
+        console.print(
+            "that is much more than the 2 % that lie outside the quantiles of a policy's own data: is the policy's "
+            "normalisation (its demonstrations, or --norm-key) that of these data?"
+        )
+
+
 def fit(
     policy: Any,
     observation_keys: Sequence[str],
@@ -91,7 +114,7 @@ def fit(
     out: Path,
     *,
     title: str,
-    claim: Callable[[], None],
+    claim: Callable[[StepDataset], None],
     recipe: dict[str, Any],
     device: str = "auto",
     wandb: str | None = None,
@@ -100,7 +123,7 @@ def fit(
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
     ``claim`` is called by the main process once data, mixture and settings are known to be right, and before anything
-    is written: it makes ``out`` this run's.
+    is written: it makes ``out`` this run's, and notes what of the samples is worth noting.
     """
     accelerator = make_accelerator(config.precision, device)
     dataset = StepDataset(data.episodes, labels, policy, observation_keys)
@@ -111,7 +134,8 @@ def fit(
         else BalancedSampler(dataset.labels, config.batch_size, shares=mixture.shares, buckets=mixture.buckets, **place)
     )
     if accelerator.is_main_process:
-        claim()
+        claim(dataset)
+        say_clipped(dataset)
     accelerator.wait_for_everyone()
     settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
     material = settings | {"trainer": {k: v for k, v in settings["trainer"].items() if k not in IMMATERIAL}}

@@ -98,7 +98,7 @@ def run_refine(config: Refine) -> bool:
     import numpy as np
     import torch
 
-    from robopref.cli.fitting import ReferenceCacheSettings, fit, label_counts, load_episodes
+    from robopref.cli.fitting import ReferenceCacheSettings, clipped_values, fit, label_counts, load_episodes
     from robopref.cli.relabel import stored_rule
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
@@ -106,7 +106,7 @@ def run_refine(config: Refine) -> bool:
     from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.training.config import IMMATERIAL, TrainerConfig
-    from robopref.training.dataset import check_same_kind
+    from robopref.training.dataset import StepDataset, check_same_kind
     from robopref.trajectory import takeover_count
 
     options = {
@@ -147,13 +147,19 @@ def run_refine(config: Refine) -> bool:
     rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
     labels = [rule.apply(episode) for episode in data.episodes]
 
-    def claim() -> None:
+    def claim(dataset: StepDataset) -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
         changeable = (*IMMATERIAL, "reference_cache", "precompute_reference")
         start_run(config.out, "refine", config, resume=config.resume, identity=identity, changeable=changeable)
         write_json(
             config.out / "data.json",
-            {"rule": rule, "episodes": len(data.episodes), "takeovers": takeovers, "labels": label_counts(labels)},
+            {
+                "rule": rule,
+                "episodes": len(data.episodes),
+                "takeovers": takeovers,
+                "labels": label_counts(labels),
+                "action_values": clipped_values(dataset),
+            },
         )
 
     # Cloning takes what KTO and APO call desirable, in the same proportion of demonstrations to corrections.

@@ -76,13 +76,13 @@ def run_train(config: Train) -> bool:
     Raises:
         RoboprefError: data that cannot be learned from, or a chunk that the tokens cannot be made of.
     """
-    from robopref.cli.fitting import fit, label_counts, load_episodes
+    from robopref.cli.fitting import clipped_values, fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
     from robopref.mixture import Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import policy_id
     from robopref.training.config import IMMATERIAL, TrainerConfig
-    from robopref.training.dataset import check_same_kind
+    from robopref.training.dataset import StepDataset, check_same_kind
 
     data = load_episodes(config.demos)
     keys = INPUTS[config.inputs] if config.policy is None else ("image",)
@@ -100,12 +100,15 @@ def run_train(config: Train) -> bool:
         activation_checkpointing=config.activation_checkpointing,
     )
 
-    def claim() -> None:
+    def claim(dataset: StepDataset) -> None:
         identity = {"data": data.fingerprint}
         if config.policy is not None:
             identity["policy_id"] = policy_id(config.policy, config.vla)
         start_run(config.out, "train", config, resume=config.resume, identity=identity, changeable=IMMATERIAL)
-        write_json(config.out / "data.json", {"episodes": len(data.episodes), "labels": label_counts(labels)})
+        write_json(
+            config.out / "data.json",
+            {"episodes": len(data.episodes), "labels": label_counts(labels), "action_values": clipped_values(dataset)},
+        )
 
     finished = fit(
         policy,

@@ -64,6 +64,16 @@ class NormStats:
         scaled = 2 * (actions - self.q01) / (self.q99 - self.q01 + 1e-8) - 1
         return np.where(self.mask, np.clip(scaled, -1, 1), actions)
 
+    def outside(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which values of actions [..., A] lie outside the range that tokens can express and are therefore clipped.
+
+        The range is q01 to q99 where masked in (by definition 2 % of the data that they were taken from lie outside), and
+        -1 to 1 elsewhere.
+        """
+        actions = self._checked(actions)
+        low, high = np.where(self.mask, self.q01, -1.0), np.where(self.mask, self.q99, 1.0)
+        return (actions < low) | (actions > high)
+
     def unnormalize(self, actions: NDArray[Any]) -> NDArray[np.float32]:
         """The way back: 0.5 (a + 1) (q99 - q01) + q01 where masked in."""
         actions = self._checked(actions)

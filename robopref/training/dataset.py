@@ -67,6 +67,8 @@ class StepDataset:
             raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")
         actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
         normalized = policy.norm_stats.normalize(actions)
+        self.clipped: NDArray[np.bool_] = policy.norm_stats.outside(actions)
+        """Action values [N, A] outside the range of the tokens; they are learned from at its edge, never dropped."""
         self._tokenizer, self._horizon = policy.tokenizer, int(policy.tokenizer.horizon)
         self.chunk_lengths = chunk_lengths(episodes, self.labels, self._horizon)
         """Steps [N] of the chunk from each step on, 1 to H."""
