@@ -19,6 +19,7 @@ from robopref.cli.demos import Demos, run_demos
 from robopref.cli.diagnose import Diagnose, run_diagnose
 from robopref.cli.diagnose_compare import DiagnoseCompare, run_diagnose_compare
 from robopref.cli.evaluate import Evaluate, run_evaluate
+from robopref.cli.lifelong import Lifelong, run_lifelong
 from robopref.cli.quickstart import Quickstart, run_quickstart
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
@@ -53,6 +54,7 @@ Command = (
     | Annotated[Data, subcommand("data")]
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
+    | Annotated[Lifelong, subcommand("lifelong")]
     | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[DiagnoseCompare, subcommand(_COMPARE)]
     | Annotated[Report, subcommand("report")]
@@ -83,6 +85,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Data: run_data,
     Refine: run_refine,
     Evaluate: run_evaluate,
+    Lifelong: run_lifelong,
     Diagnose: run_diagnose,
     DiagnoseCompare: run_diagnose_compare,
     Report: run_report,

@@ -1,0 +1,321 @@
+"""``robopref lifelong``: deploy, label, refine, evaluate, again; a round's reference is the policy that it deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from robopref.cli.collect import Collect, collection_summary, run_collect
+from robopref.cli.console import console
+from robopref.cli.episodes import check_task
+from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
+from robopref.cli.refine import Refine, run_refine
+from robopref.cli.run_directory import start_run, to_json, versions, write_json
+from robopref.errors import RoboprefError
+from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
+
+if TYPE_CHECKING:
+    from robopref.evaluation.statistics import Estimate, Rate
+
+MOST_ROUNDS = 100
+
+
+@dataclass(frozen=True)
+class Lifelong:
+    """Rounds of deployment, refinement and evaluation, each from where the last one ended.
+
+    Round r deploys the policy of round r - 1 under the operator on new layouts, refines it on the demonstrations and
+    the interactions, with itself as the reference, and evaluates the result on the same layouts as every other round.
+    """
+
+    policy: str
+    """The policy to begin with: a checkpoint directory, a training run's, or a vision-language-action model."""
+    demos: tuple[Path, ...]
+    """Data directories of demonstrations."""
+    out: Path
+    task: str = "button-press"
+    rounds: int = 4
+    episodes_per_round: int = 20
+    """Deployment episodes of each round."""
+    evaluation_episodes: int = 50
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    """Who watches deployments and evaluations."""
+    memory: Literal["all", "last"] = "all"
+    """Learn from the interactions of all rounds so far, or of the last one only."""
+    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo", "paired-takeover"] = (
+        "apo"
+    )
+    include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
+    """Policy steps that are learned from like demonstrations: those of unaided successes, or none."""
+    anchor_weight: float = 1.0
+    steps: int = 1000
+    """Optimiser steps of each round."""
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    image: bool = True
+    """Render and record camera images (a state policy does without)."""
+    image_size: int | None = None
+    """Pixels a side; unset takes what the policy reads."""
+    target_success: float | None = None
+    """Stop once the lower end of the success rate's interval reaches this."""
+    patience: int | None = None
+    """Stop after so many rounds in a row whose success is not above the best of the rounds before."""
+    device: Literal["auto", "cpu"] = "auto"
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    seed: int = 0
+    workers: int = 0
+    resume: bool = False
+    """Go on with an interrupted run."""
+    vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
+    lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of a round; round 0 is the policy that was given, which nothing was deployed for.
+
+    ``takeover_rate`` is the share of deployment episodes in which the operator took over; the rates with ``evaluation``
+    are of the policy that the round ended with; ``gain`` is its success minus that of round 0 on the same layouts.
+    """
+
+    number: int
+    policy: str
+    takeover_rate: Rate | None
+    human_share: float | None
+    evaluation_success: Rate
+    evaluation_intervention: Rate
+    gain: Estimate | None
+
+
+def run_lifelong(config: Lifelong) -> bool:
+    """Run every round that is not finished; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: settings out of range; see also ``run_collect``, ``run_refine`` and ``run_evaluate``.
+    """
+    from robopref.policies.registry import load_policy, policy_id
+    from robopref.tracking import Tracker
+
+    _check(config)
+    check_task(config.task)
+    load_policy(config.policy, config.vla, device=config.device)  # what cannot be loaded is said before anything runs
+    identity = {"policy_id": policy_id(config.policy, config.vla)}
+    start_run(config.out, "lifelong", config, resume=config.resume, identity=identity, extendable=("rounds",))
+    rounds: list[Round] = []
+    mode = None if config.wandb == "auto" else config.wandb
+    with Tracker(config.out, name=f"lifelong {config.task}", config=to_json(config), wandb_mode=mode) as tracker:
+        why = ""
+        for number in range(config.rounds + 1):
+            console.rule(f"round {number} of {config.rounds}", align="left")
+            if number > 0:
+                if not run_collect(_deployment(config, number)):
+                    return _interrupted()
+                if not _takeovers(config, number):
+                    why = "the operator never took over, so there is nothing to learn from."
+                    _write(config, identity, rounds, why)
+                    break
+                if not run_refine(_refinement(config, number)):
+                    return _interrupted()
+            if not run_evaluate(_evaluation(config, number)):
+                return _interrupted()
+            rounds.append(_outcome(config, number, rounds))
+            tracker.log(_metrics(rounds[-1]), step=number)
+            why = _reason_to_stop(config, rounds)
+            _write(config, identity, rounds, why)
+            console.print(_line(rounds[-1]))
+            if why:
+                break
+    if why:
+        console.print(f"no further round: {why}")
+    return True
+
+
+def round_directory(out: Path, number: int) -> Path:
+    """Where a round keeps ``interactions``, ``refine`` and ``evaluation``."""
+    return out / f"round-{number:02d}"
+
+
+def _check(config: Lifelong) -> None:
+    if not 1 <= config.rounds < MOST_ROUNDS or config.seed >= MOST_ROUNDS:
+        raise RoboprefError(f"--rounds runs from 1 to {MOST_ROUNDS - 1} and --seed from 0 to {MOST_ROUNDS - 1}.")
+    if config.patience is not None and config.patience < 1:
+        raise RoboprefError(f"--patience is at least 1, got {config.patience}.")
+    if config.target_success is not None and not 0 < config.target_success < 1:
+        raise RoboprefError(f"--target-success lies between 0 and 1, got {config.target_success}.")
+
+
+def _policy_after(config: Lifelong, number: int) -> tuple[str, VLAOptions]:
+    """The policy that round ``number`` ended with."""
+    if number == 0:
+        return config.policy, config.vla
+    return str(round_directory(config.out, number) / "refine"), PLAIN
+
+
+def _deployment(config: Lifelong, number: int) -> Collect:
+    policy, vla = _policy_after(config, number - 1)
+    return Collect(
+        policy,
+        round_directory(config.out, number) / "interactions",
+        config.task,
+        config.episodes_per_round,
+        config.operator,
+        config.image,
+        config.image_size,
+        # New layouts each round; evaluations have a stream of their own.
+        seed=config.seed * MOST_ROUNDS + number,
+        workers=config.workers,
+        resume=True,
+        vla=vla,
+    )
+
+
+def _refinement(config: Lifelong, number: int) -> Refine:
+    policy, vla = _policy_after(config, number - 1)
+    return Refine(
+        policy,
+        config.demos,
+        _interactions(config, number),
+        round_directory(config.out, number) / "refine",
+        config.objective,
+        include_policy_steps=config.include_policy_steps,
+        anchor_weight=config.anchor_weight,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        device=config.device,
+        wandb="disabled",  # the run of all rounds has their rates
+        seed=config.seed,
+        resume=True,
+        vla=vla,
+        lora=config.lora,
+    )
+
+
+def _evaluation(config: Lifelong, number: int) -> Evaluate:
+    policy, vla = _policy_after(config, number)
+    return Evaluate(
+        policy,
+        round_directory(config.out, number) / "evaluation",
+        config.task,
+        config.evaluation_episodes,
+        config.operator,
+        config.image_size,
+        wandb="disabled",
+        seed=config.seed,
+        workers=config.workers,
+        resume=True,
+        vla=vla,
+    )
+
+
+def _interactions(config: Lifelong, number: int) -> tuple[Path, ...]:
+    """What round ``number`` learns from besides the demonstrations."""
+    first = 1 if config.memory == "all" else number
+    return tuple(round_directory(config.out, i) / "interactions" for i in range(first, number + 1))
+
+
+def _takeovers(config: Lifelong, number: int) -> int:
+    return sum(collection_summary(directory)["takeovers"] for directory in _interactions(config, number))
+
+
+def _interrupted() -> bool:
+    console.print("stopped; the same command with --resume goes on from here")
+    return False
+
+
+def _outcome(config: Lifelong, number: int, before: Sequence[Round]) -> Round:
+    from robopref.evaluation.statistics import paired_bootstrap_difference
+
+    here = round_directory(config.out, number)
+    results = read_results(here / "evaluation")
+    rates = rates_of(results)
+    takeover_rate, human_share = (None, None) if number == 0 else _deployment_rates(here / "interactions")
+    gain = None
+    if before:
+        base = read_results(round_directory(config.out, 0) / "evaluation")
+        gain = paired_bootstrap_difference(
+            [float(r.success) for r in base], [float(r.success) for r in results], seed=0
+        )
+    policy, _ = _policy_after(config, number)
+    return Round(
+        number, policy, takeover_rate, human_share, rates["success"], rates["intervention_rate"], gain
+    )  # fmt: skip
+
+
+def _deployment_rates(interactions: Path) -> tuple[Rate, float]:
+    """Share of episodes with a takeover, and share of steps that the operator drove."""
+    from robopref.evaluation.statistics import Rate
+    from robopref.store.store import EpisodeStore
+    from robopref.trajectory import Actor
+
+    store = EpisodeStore.open(interactions)
+    human = [store.read(episode_id).actor == Actor.HUMAN for episode_id in store.episode_ids()]
+    return Rate.of(sum(bool(h.any()) for h in human), len(human)), sum(h.sum() for h in human) / sum(map(len, human))
+
+
+def _reason_to_stop(config: Lifelong, rounds: Sequence[Round]) -> str:
+    """Why there should be no further round; empty when there should."""
+    last = rounds[-1]
+    if config.target_success is not None and last.evaluation_success.low >= config.target_success:
+        return f"the success rate is {last.evaluation_success}, at least {100 * config.target_success:.1f} %."
+    if config.patience is not None and last.number >= config.patience:
+        values = [r.evaluation_success.value for r in rounds]
+        if max(values[-config.patience :]) <= max(values[: -config.patience]):
+            return f"{config.patience} rounds did not raise the success rate above {100 * max(values):.1f} %."
+    return ""
+
+
+def _metrics(this: Round) -> dict[str, float]:
+    rates = {
+        "evaluation/success": this.evaluation_success,
+        "evaluation/intervention_rate": this.evaluation_intervention,
+    }
+    if this.takeover_rate is not None:
+        rates["deployment/takeover_rate"] = this.takeover_rate
+    metrics = {f"{name}/{key}": getattr(rate, key) for name, rate in rates.items() for key in ("value", "low", "high")}
+    if this.human_share is not None:
+        metrics["deployment/human_share"] = this.human_share
+    if this.gain is not None:
+        metrics |= {f"gain/{key}": getattr(this.gain, key) for key in ("value", "low", "high")}
+    return metrics
+
+
+def _write(config: Lifelong, identity: dict[str, str], rounds: Sequence[Round], why: str) -> None:
+    """``rounds.json`` and its figure, after every round."""
+    from robopref.reporting.lifelong_figure import rounds_figure
+
+    write_json(
+        config.out / "rounds.json",
+        {
+            "task": config.task,
+            **identity,
+            "method": config.objective,
+            "rounds": [asdict(r) for r in rounds],
+            "stopped": why,
+            "versions": versions(),
+        },
+    )
+    chart = rounds_figure(
+        [r.number for r in rounds],
+        [r.evaluation_success for r in rounds],
+        [r.evaluation_intervention for r in rounds],
+        [r.takeover_rate for r in rounds],
+    )
+    (config.out / "rounds.svg").write_text(chart.svg)
+    (config.out / "rounds.png").write_bytes(chart.png)
+
+
+def _line(this: Round) -> str:
+    text = f"success {this.evaluation_success}"
+    if this.gain is not None:
+        text += "; since round 0 {:+.1f} [{:+.1f}, {:+.1f}] points".format(
+            *(100 * getattr(this.gain, key) for key in ("value", "low", "high"))
+        )
+    if this.takeover_rate is not None:
+        text += f"; the operator took over in {this.takeover_rate} of the deployment"
+    return text
