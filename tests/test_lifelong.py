@@ -1,0 +1,129 @@
+"""Rounds: whose policy is deployed, what is learned from, when it stops, that it goes on."""
+
+import json
+
+import pytest
+
+from robopref.cli import lifelong
+from robopref.cli.lifelong import Lifelong, Round, round_directory, run_lifelong
+from robopref.cli.run_directory import read_json
+from robopref.errors import RoboprefError
+from robopref.evaluation.statistics import Rate
+from robopref.policies.registry import policy_id
+from robopref.store.store import EpisodeStore
+
+
+def policy(root):
+    """One that knows nothing of the task, so that the operator takes over."""
+    import numpy as np
+
+    from robopref.policies.compact import build_compact_policy
+
+    rng = np.random.default_rng(0)
+    made = build_compact_policy(
+        ("proprio",), {"proprio": rng.normal(size=(50, 4)).astype(np.float32)}, rng.uniform(-1, 1, (50, 4)), {}, 0, 16
+    )
+    made.save(root / "base")
+    return str(root / "base")
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    from robopref.cli.demos import Demos, run_demos
+
+    root = tmp_path_factory.mktemp("lifelong")
+    assert run_demos(Demos(root / "demos", ("reach",), 1, False, workers=1))
+    config = settings(root, root / "run", rounds=1)
+    assert run_lifelong(config)
+    return root
+
+
+def settings(root, out, **options):
+    small = {"rounds": 2, "episodes_per_round": 1, "evaluation_episodes": 2, "steps": 3, "batch_size": 8}
+    return Lifelong(
+        policy(root), (root / "demos",), out, "reach", image=False, device="cpu", wandb="disabled", workers=1,
+        **small | options,
+    )  # fmt: skip
+
+
+def test_each_round_deploys_and_refines_the_policy_of_the_last(started):
+    run = started / "run"
+    assert run_lifelong(settings(started, run, rounds=2, resume=True))  # more rounds, from where the first run ended
+    told = read_json(run / "rounds.json")
+    assert [r["number"] for r in told["rounds"]] == [0, 1, 2]
+    for number in (1, 2):
+        here = round_directory(run, number)
+        before = policy(started) if number == 1 else str(round_directory(run, 1) / "refine")
+        store = EpisodeStore.open(here / "interactions")
+        assert {store.read(i).info.policy_id for i in store.episode_ids()} == {policy_id(before)}
+        refined = read_json(here / "refine" / "config.json")["config"]
+        assert refined["policy"] == before  # and with it the reference
+        assert len(refined["interactions"]) == number  # all rounds so far
+    layouts = [[r.seed for r in lifelong.read_results(round_directory(run, n) / "evaluation")] for n in (0, 1, 2)]
+    assert layouts[0] == layouts[1] == layouts[2]
+    seeds = [
+        EpisodeStore.open(round_directory(run, n) / "interactions").info(i).seed
+        for n in (1, 2)
+        for i in EpisodeStore.open(round_directory(run, n) / "interactions").episode_ids()
+    ]
+    assert len(set(seeds)) == 2
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2]
+    assert (run / "rounds.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (run / "rounds.svg").read_text()
+
+
+def test_rates_come_with_their_intervals(started):
+    first = read_json(started / "run" / "rounds.json")["rounds"][1]
+    assert first["takeover_rate"]["n"] == 1
+    assert first["evaluation_success"]["n"] == first["evaluation_intervention"]["n"] == 2
+    assert first["gain"]["low"] <= first["gain"]["value"] <= first["gain"]["high"]
+    assert 0 < first["human_share"] < 1
+
+
+def test_other_settings_are_refused(started):
+    with pytest.raises(RoboprefError, match=r"other settings \(episodes_per_round\)"):
+        run_lifelong(settings(started, started / "run", episodes_per_round=3, resume=True))
+    with pytest.raises(RoboprefError, match="add --resume"):
+        run_lifelong(settings(started, started / "run"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rounds": 0}, "--rounds runs from 1"),
+        ({"seed": 100}, "--seed from 0"),
+        ({"patience": 0}, "--patience is at least 1"),
+        ({"target_success": 1.5}, "--target-success lies between"),
+    ],
+)
+def test_settings_out_of_range_are_named(tmp_path, options, said):
+    (tmp_path / "demos").mkdir()
+    with pytest.raises(RoboprefError, match=said):
+        run_lifelong(settings(tmp_path, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_any_takeover_it_stops_and_says_so(started, tmp_path, monkeypatch):
+    monkeypatch.setattr(lifelong, "_takeovers", lambda config, number: 0)
+    assert run_lifelong(settings(started, tmp_path / "run"))
+    told = read_json(tmp_path / "run" / "rounds.json")
+    assert "never took over" in told["stopped"]
+    assert len(told["rounds"]) == 1
+    assert not (round_directory(tmp_path / "run", 1) / "refine").exists()
+
+
+def rounds(*successes, n=20):
+    rate = [Rate.of(s, n) for s in successes]
+    return [Round(i, "", None, None, r, r, None) for i, r in enumerate(rate)]
+
+
+def test_when_to_stop():
+    config = Lifelong("", (), None, patience=2, target_success=0.8)
+    stop = lifelong._reason_to_stop
+    assert not stop(config, rounds(5, 4))  # one round without gain
+    assert "2 rounds did not raise the success rate above 25.0 %" in stop(config, rounds(5, 4, 5))
+    assert not stop(config, rounds(5, 4, 6))
+    assert not stop(config, rounds(5, 18))  # 90 %, but the interval reaches down to 70 %
+    assert "at least 80.0 %" in stop(config, rounds(5, 20))
+    assert not stop(Lifelong("", (), None), rounds(5, 4, 3, 2, 20))
