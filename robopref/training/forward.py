@@ -68,9 +68,21 @@ class TrainingForward(nn.Module):
                 with torch.set_grad_enabled(partner_gradients and torch.is_grad_enabled()):
                     kl_logps = self.policy.action_logps(batch, second)
         if partner_tokens is not None and own_prefix_kl:
-            own = logits.float().log_softmax(-1).gather(-1, (partner_tokens - 1).unsqueeze(-1)).squeeze(-1)
-            kl_logps = torch.cat([own, own.new_zeros(len(own), logps.shape[1] - own.shape[1])], dim=1)
+            kl_logps = _own_prefix_logps(logps.detach(), logits.detach().float(), tokens, partner_tokens)
         return PolicyOutputs(logps, kl_logps, 1 + logits.argmax(dim=-1))
+
+
+def _own_prefix_logps(logps: Tensor, logits: Tensor, tokens: Tensor, others: Tensor) -> Tensor:
+    """log p(y'_t | x, y_<t) [B, L] of the tokens y' ``others`` [B, A].
+
+    ``logps`` [B, L] and ``logits`` [B, A, bins] are those of the teacher-forced pass over y, ``tokens`` [B, A].
+    The logits are of the bins, while the log-probabilities may be over a whole vocabulary. Both are of the same
+    distribution at each position, so a difference of logits is one of log-probabilities whatever they sum over. After
+    the action stands the same stop token for both.
+    """
+    actions = tokens.shape[1]
+    differences = logits.gather(-1, (others - 1).unsqueeze(-1)) - logits.gather(-1, (tokens - 1).unsqueeze(-1))
+    return torch.cat([logps[:, :actions] + differences.squeeze(-1), logps[:, actions:]], dim=1)
 
 
 @torch.no_grad()
