@@ -11,6 +11,7 @@ import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
+from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 
 if TYPE_CHECKING:
@@ -52,13 +53,18 @@ class Train:
     resume: bool = False
     """Go on with an interrupted run."""
     policy: str | None = None
-    """A vision-language-action model (hub id or directory) to train an adapter on, instead of a compact policy."""
+    """A vision-language-action model (hub id, directory, or an adapter's checkpoint to go on from) to train an adapter
+    on, instead of a compact policy."""
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
     lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
 
 def run_train(config: Train) -> bool:
-    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    """Train; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: demonstrations that do not go with the policy, or options of another kind of policy.
+    """
     from robopref.cli.fitting import fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
     from robopref.mixture import Mixture
@@ -67,6 +73,10 @@ def run_train(config: Train) -> bool:
     from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import check_same_kind
 
+    if config.policy is None and (config.vla, config.lora) != (PLAIN, DEFAULT_LORA):
+        raise RoboprefError(
+            "--adapter, --norm-key, --weights and --lora-* are for vision-language-action models: name one as --policy."
+        )
     data = load_episodes(config.demos)
     keys = INPUTS[config.inputs] if config.policy is None else ("image",)
     check_same_kind(data.episodes, keys)
@@ -137,21 +147,23 @@ def _compact(config: Train, keys: Sequence[str], data: LoadedData) -> CompactPol
 def _adapted(config: Train, data: LoadedData) -> HFVLAPolicy:
     """A vision-language-action model with the adapter to train.
 
-    Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own.
+    Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own (an
+    adapter of ours is also what ``--policy`` names when it is a checkpoint).
     """
     import numpy as np
     import torch
 
     from robopref.policies.normalization import NormStats
     from robopref.policies.vla.adapters import LoraSettings
-    from robopref.policies.vla.loading import load_vla
+    from robopref.policies.vla.loading import is_vla, load_vla
 
-    own = config.vla.norm_key is None and config.vla.adapter is None
+    own = config.vla.norm_key is None and config.vla.adapter is None and is_vla(str(config.policy))
     actions = np.concatenate([episode.action for episode in data.episodes])
     stats = NormStats.from_actions(actions) if own else None
     torch.manual_seed(config.seed)
     policy = load_vla(str(config.policy), config.vla, norm_stats=stats, device=config.device)
     policy.add_adapter(LoraSettings.of(config.lora))
+    policy.normalize_over = "actions"
     policy.tasks.update(_instructions(data))
     return policy
 
