@@ -23,7 +23,8 @@ class Collect:
     """Deploy a policy under a scripted operator who takes over when it fails; record everything."""
 
     policy: str
-    """A checkpoint directory, a training run's directory, or module:factory."""
+    """A checkpoint directory, a training run's directory, a Hugging Face model (directory or hub id), or
+    module:factory."""
     out: Path
     """The data directory to write."""
     task: str = "button-press"
@@ -72,7 +73,7 @@ def run_collect(config: Collect) -> bool:
     with graceful_interrupt() as interrupt, progress_bar(f"deployment: {config.task}", config.episodes) as progress:
         finished = len(done)
         progress(finished, config.episodes)
-        for _ in run_episodes(setup, jobs, workers=workers, should_stop=interrupt):
+        for _ in run_episodes(setup, jobs, workers=workers, should_stop=interrupt, policy=policy):
             finished += 1
             progress(finished, config.episodes)
     summary = collection_summary(config.out) | identity

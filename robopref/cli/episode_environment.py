@@ -26,10 +26,16 @@ _VIDEO_FPS = 20
 
 
 class EpisodeRunner:
-    """Runs the episodes of a setup, one after another, in one environment."""
+    """Runs the episodes of a setup, one after another, in one environment.
 
-    def __init__(self, setup: EpisodeSetup) -> None:
+    Args:
+        setup: what to build.
+        policy: the setup's, where it is in memory already; else it is loaded.
+    """
+
+    def __init__(self, setup: EpisodeSetup, policy: Any = None) -> None:
         self._setup = setup
+        self._policy = policy
         task_env: Any = make_task(setup.task, image="image" in setup.observation_keys, image_size=setup.image_size)
         self._task: Any = task_env.unwrapped
         self._env: gym.Env[Any, Any] = task_env
@@ -63,7 +69,8 @@ class EpisodeRunner:
         setup = self._setup
         if setup.policy is None:
             raise RoboprefError(f"the role {setup.role!r} needs a policy.")
-        self._runner = PolicyRunner(load_policy(setup.policy, setup.vla), self._env.action_space)
+        policy = load_policy(setup.policy, setup.vla) if self._policy is None else self._policy
+        self._runner = PolicyRunner(policy, self._env.action_space)
         self._operator = ScriptedOperator(
             self._task.make_expert(), self._task.progress, ScriptedOperatorConfig(**setup.operator)
         )

@@ -56,20 +56,24 @@ def run_episodes(
     *,
     workers: int,
     should_stop: Callable[[], bool] = lambda: False,
+    policy: Any = None,
 ) -> Iterator[EpisodeResult]:
-    """Results as the episodes finish, in any order; after ``should_stop`` only what is under way is finished."""
+    """Results as the episodes finish, in any order; after ``should_stop`` only what is under way is finished.
+
+    ``policy`` is that of ``setup`` where the caller has it: episodes in this process then do without a second copy.
+    """
     if not jobs:
         return
     if workers <= 1 or len(jobs) <= 1:
-        yield from _run_here(setup, jobs, should_stop)
+        yield from _run_here(setup, jobs, should_stop, policy)
     else:
         yield from _run_in_processes(setup, jobs, min(workers, len(jobs)), should_stop)
 
 
 def _run_here(
-    setup: EpisodeSetup, jobs: Sequence[EpisodeJob], should_stop: Callable[[], bool]
+    setup: EpisodeSetup, jobs: Sequence[EpisodeJob], should_stop: Callable[[], bool], policy: Any
 ) -> Iterator[EpisodeResult]:
-    worker = _make_runner(setup)
+    worker = _make_runner(setup, policy)
     try:
         for job in jobs:
             if should_stop():
@@ -109,11 +113,11 @@ def _run_in_processes(
                     ) from error
 
 
-def _make_runner(setup: EpisodeSetup) -> EpisodeRunner:
+def _make_runner(setup: EpisodeSetup, policy: Any = None) -> EpisodeRunner:
     # Imported here: it pulls in torch and the simulator, which the commands' --help should not.
     from robopref.cli.episode_environment import EpisodeRunner
 
-    return EpisodeRunner(setup)
+    return EpisodeRunner(setup, policy)
 
 
 _worker: EpisodeRunner | None = None

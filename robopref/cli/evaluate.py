@@ -26,7 +26,8 @@ class Evaluate:
     """Run a policy alone on seeded layouts. Runs with the same --seed meet the same layouts, so results pair up."""
 
     policy: str
-    """A checkpoint directory, a training run's directory, or module:factory."""
+    """A checkpoint directory, a training run's directory, a Hugging Face model (directory or hub id), or
+    module:factory."""
     out: Path
     task: str = "button-press"
     episodes: int = 50
@@ -81,7 +82,7 @@ def run_evaluate(config: Evaluate) -> bool:
         (config.out / "episodes.jsonl").open("a") as file,
     ):
         progress(len(results), config.episodes)
-        for result in run_episodes(setup, jobs, workers=workers, should_stop=interrupt):
+        for result in run_episodes(setup, jobs, workers=workers, should_stop=interrupt, policy=policy):
             results.append(result)
             file.write(json.dumps(result.to_json()) + "\n")
             file.flush()

@@ -142,13 +142,15 @@ def fit(
     fingerprint = hashlib.blake2b(json.dumps(material, sort_keys=True).encode(), digest_size=16).hexdigest()
     cache = None
     if reference_cache is not None:
+        # The same weights in another precision say something else.
+        types = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in policy.parameters()})
         cache = open_reference_cache(
             reference_cache.directory,
             make_composer(dataset, sampler, objective, config),
             config,
             accelerator,
             data=data.fingerprint,
-            policy=reference_cache.policy_id,
+            policy=f"{reference_cache.policy_id} in {' and '.join(types)}",
         )
     with graceful_interrupt() as interrupt:
         trainer = Trainer(

@@ -38,7 +38,8 @@ class Refine:
     """Refine a policy on demonstrations and interactions; the reference is the policy it starts from, frozen."""
 
     policy: str
-    """The policy that was deployed: a checkpoint directory or a training run's."""
+    """The policy that was deployed: a checkpoint directory, a training run's, or a Hugging Face model (directory or
+    hub id)."""
     demos: tuple[Path, ...]
     """Data directories of demonstrations."""
     interactions: tuple[Path, ...]
@@ -133,8 +134,9 @@ def run_refine(config: Refine) -> bool:
     if isinstance(policy, HFVLAPolicy):
         torch.manual_seed(config.seed)
         policy.add_adapter(LoraSettings.of(config.lora))
-        if config.variant == "reference":
-            policy.normalize_over = "vocabulary"
+        # Whatever its last training took: an adapter remembers that.
+        public = config.objective == "apo" and config.variant == "reference"
+        policy.normalize_over = "vocabulary" if public else "actions"
     interactions = load_episodes(config.interactions)
     takeovers = sum(takeover_count(episode.actor) for episode in interactions.episodes)
     if takeovers == 0:

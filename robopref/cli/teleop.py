@@ -47,8 +47,8 @@ class Teleop:
     """Watch a policy, take over when it fails, hand back, judge: in the browser or with a device; record everything."""
 
     policy: str
-    """A checkpoint directory, a training run's directory, or module:factory; with --game any Q policy that
-    `robopref diagnose` takes, such as pong-ddqn-v2."""
+    """A checkpoint directory, a training run's directory, a Hugging Face model (directory or hub id), or
+    module:factory; with --game any Q policy that `robopref diagnose` takes, such as pong-ddqn-v2."""
     out: Path
     """The data directory to write."""
     task: str = "button-press"

@@ -65,7 +65,8 @@ class Train:
     resume: bool = False
     """Go on with an interrupted run."""
     policy: str | None = None
-    """A vision-language-action model (hub id or directory) to train an adapter on, instead of a compact policy."""
+    """A vision-language-action model (hub id, directory, or an adapter's checkpoint to go on from) to train an adapter
+    on, instead of a compact policy."""
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
     lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
@@ -74,7 +75,8 @@ def run_train(config: Train) -> bool:
     """Train; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: data that cannot be learned from, or a chunk that the tokens cannot be made of.
+        RoboprefError: demonstrations that do not go with the policy, options of another kind of policy, or a chunk that
+            the tokens cannot be made of.
     """
     from robopref.cli.fitting import clipped_values, fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
@@ -84,6 +86,10 @@ def run_train(config: Train) -> bool:
     from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import StepDataset, check_same_kind
 
+    if config.policy is None and (config.vla, config.lora) != (PLAIN, DEFAULT_LORA):
+        raise RoboprefError(
+            "--adapter, --norm-key, --weights and --lora-* are for vision-language-action models: name one as --policy."
+        )
     data = load_episodes(config.demos)
     keys = INPUTS[config.inputs] if config.policy is None else ("image",)
     check_same_kind(data.episodes, keys)
@@ -158,16 +164,17 @@ def _compact(config: Train, keys: Sequence[str], data: LoadedData, labels: Seque
 def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) -> HFVLAPolicy:
     """A vision-language-action model with the adapter to train.
 
-    Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own.
+    Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own (an
+    adapter of ours is also what ``--policy`` names when it is a checkpoint).
     """
     import numpy as np
     import torch
 
     from robopref.policies.normalization import NormStats
     from robopref.policies.vla.adapters import LoraSettings
-    from robopref.policies.vla.loading import load_vla
+    from robopref.policies.vla.loading import is_vla, load_vla
 
-    own = config.vla.norm_key is None and config.vla.adapter is None
+    own = config.vla.norm_key is None and config.vla.adapter is None and is_vla(str(config.policy))
     actions = np.concatenate([episode.action for episode in data.episodes])
     stats = NormStats.from_actions(actions) if own else None
     torch.manual_seed(config.seed)
@@ -179,6 +186,7 @@ def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) ->
         device=config.device,
     )
     policy.add_adapter(LoraSettings.of(config.lora))
+    policy.normalize_over = "actions"
     policy.tasks.update(_instructions(data))
     return policy
 

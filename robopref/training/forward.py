@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robopref.protocols import ScoringPolicy, TokenPolicy
-from robopref.token_logps import token_logps, tokens_of_classes
+from robopref.token_logps import tokens_of_classes
 
 
 class PolicyOutputs(NamedTuple):
@@ -75,10 +75,31 @@ class TrainingForward(nn.Module):
                 with torch.set_grad_enabled(partner_gradients and torch.is_grad_enabled()):
                     kl_logps = self.policy.action_logps(batch, second)
         if partner_tokens is not None and own_prefix_kl:
-            # Past the labelled action's own tokens there is no prefix y_<t.
-            kl_logps = token_logps(logits, torch.where(present, partner_tokens, 0), tokenizer.bins)
+            kl_logps = _own_prefix_logps(
+                logps.detach(), logits.detach().float(), tokens, torch.where(present, partner_tokens, 0), tokenizer
+            )
         greedy = tokens_of_classes(logits.argmax(dim=-1), tokenizer.bins)
         return PolicyOutputs(logps, kl_logps, torch.where(present, greedy, 0))
+
+
+def _own_prefix_logps(logps: Tensor, logits: Tensor, tokens: Tensor, others: Tensor, tokenizer: Any) -> Tensor:
+    """log p(y'_t | x, y_<t) [B, T + 1] of the tokens y' ``others`` [B, T], 0 past the end of y: there is no y_<t.
+
+    ``logps`` [B, T + 1] and ``logits`` [B, T, classes] are those of the teacher-forced pass over y, ``tokens`` [B, T].
+    The logits are of what may be chosen, while the log-probabilities may be over a whole vocabulary. Both are of the
+    same distribution at each position, so a difference of logits is one of log-probabilities whatever they sum over.
+    """
+    classes = logits.shape[-1]
+    own, other = (logits.gather(-1, ((t - 1) % classes).unsqueeze(-1)).squeeze(-1) for t in (tokens, others))
+    scored = logps[:, :-1] + other - own
+    stop = logps[:, -1:]  # the same for both, where both end at the same place
+    if tokenizer.variable_length:
+        absent = others == 0
+        earlier = absent & (absent.cumsum(dim=1) == 1) & (tokens > 0)
+        stop = torch.where(
+            earlier.any(dim=1, keepdim=True), torch.where(earlier, scored, 0.0).sum(1, keepdim=True), stop
+        )
+    return torch.cat([torch.where(others > 0, scored, 0.0), stop], dim=1)
 
 
 @torch.no_grad()

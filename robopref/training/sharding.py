@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from robopref.errors import RoboprefError
+
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor on the CPU; all processes must call this, because a sharded one is gathered from them."""
@@ -30,9 +32,9 @@ def whole_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
     Frozen parameters are where they came from: the base of an adapter would make each state gigabytes larger. One
     process may ``keep`` the state.
     """
-    frozen, state = _frozen(module), {}
+    changing, state = _changing(module), {}
     for name, tensor in module.state_dict().items():
-        if name not in frozen:
+        if name in changing:
             full = whole(tensor)
             if keep:
                 state[name] = full
@@ -40,16 +42,23 @@ def whole_state(module: nn.Module, keep: bool = True) -> dict[str, Tensor]:
 
 
 def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load what ``whole_state`` gave."""
+    """Load what ``whole_state`` gave.
+
+    Raises:
+        RoboprefError: it is that of a module with other parameters.
+    """
     own = module.state_dict()
-    kept = {name: own[name] for name in _frozen(module)}
-    module.load_state_dict(
-        kept | {name: sharded_like(tensor, own[name]) if name in own else tensor for name, tensor in state.items()}
-    )
+    differing = sorted((own.keys() & _changing(module)) ^ state.keys())
+    if differing:
+        raise RoboprefError(f"the saved state is of another policy: only one of the two has {differing[0]}.")
+    # Not strictly, since what is frozen stays as it is; layers of 4 bits could not even be loaded from their own state.
+    module.load_state_dict({name: sharded_like(tensor, own[name]) for name, tensor in state.items()}, strict=False)
 
 
-def _frozen(module: nn.Module) -> set[str]:
-    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+def _changing(module: nn.Module) -> set[str]:
+    """Names of trained parameters and of buffers; a ``state_dict`` has more: second names, details of quantisation."""
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return trained | {name for name, _ in module.named_buffers()}
 
 
 def whole_optimizer_state(module: nn.Module, optimizer: Any, keep: bool = True) -> dict[str, dict[str, Any]]:

@@ -153,10 +153,14 @@ def answering_as(model: Any, name: str | None) -> Iterator[None]:
 
 def _inject(model: Any, config: Any, name: str) -> None:
     peft = require("peft")
+    from peft.tuners.tuners_utils import cast_adapter_dtype
+
     with warnings.catch_warnings():
         # A second adapter beside the first is the reference, and wanted.
         warnings.filterwarnings("ignore", message="Already found a `peft_config` attribute")
         peft.inject_adapter_in_model(config, model, adapter_name=name)
+    # Else it takes the type of the base, and steps smaller than bfloat16's 8 bits would be rounded away.
+    cast_adapter_dtype(model, name)
     _activate(model, TRAINED if has_adapter(model, TRAINED) else name)
 
 

@@ -22,6 +22,8 @@ from robopref.policies.vla.requirements import require
 _SAMPLE = 1 << 20  # bytes at each end of a weight file that its fingerprint reads
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 OPENVLA = "openvla"
+STATISTICS = "dataset_statistics.json"
+"""What OpenVLA's fine-tuning writes beside weights or adapter: statistics by data set."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,23 @@ def base_directory(name: str | Path) -> Path:
         )
     if not looks_like_hub_id(name):
         raise RoboprefError(f"no model at {name}: give a directory with a config.json or a hub id like org/model.")
-    hub = require("huggingface_hub")
+    try:
+        hub = require("huggingface_hub")
+    except RoboprefError as error:  # most often it is a path with a slip
+        raise RoboprefError(f"there is no directory {name}. If it is a model on the Hugging Face hub: {error}") from error
     try:
         snapshot = hub.snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
     except Exception as error:  # the hub client raises its own errors, those of HTTP libraries, and plain ones
         raise RoboprefError(
-            f"cannot get {name} from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            f"Without a network, give the directory of a copy; for a gated model, accept its terms and run `hf auth "
+            f"there is no directory {name}, and it cannot be got from the Hugging Face hub either "
+            f"({type(error).__name__}: {_first_line(error)}). Without a network, give the directory of a copy; for a gated model, accept its terms and run `hf auth "
             f"login` first."
         ) from error
     return Path(snapshot)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "no reason given")
 
 
 def find_base(name: str | Path) -> BaseFiles:
@@ -89,7 +98,9 @@ def find_base(name: str | Path) -> BaseFiles:
     """
     directory = base_directory(name)
     config = read_config(directory)
-    base = BaseModel(str(name), fingerprint(directory))
+    # An adapter names its base, and is loaded from other working directories than it was trained from.
+    known_as = str(Path(name).resolve()) if Path(name).is_dir() else str(name)
+    base = BaseModel(known_as, fingerprint(directory))
     return BaseFiles(base, directory, str(config.get("model_type")), read_statistics(directory, config))
 
 
@@ -163,12 +174,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     """``config.json`` of a model directory.
 
     Raises:
-        RoboprefError: it is damaged.
+        RoboprefError: it is missing or damaged.
     """
+    path = directory / "config.json"
     try:
-        config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RoboprefError(f"{directory / 'config.json'} is damaged ({error}).") from error
+        config = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise RoboprefError(
+            f"{directory} has no config.json, so it is no Hugging Face model. An adapter goes to --adapter, its base "
+            f"to --policy."
+        ) from error
+    except ValueError as error:
+        raise RoboprefError(f"{path} is damaged ({error}).") from error
+    if not isinstance(config, dict):
+        raise RoboprefError(f"{path} is damaged (it holds no JSON object).")
     return config
 
 
@@ -179,11 +198,11 @@ def read_statistics(directory: Path, config: Mapping[str, Any]) -> Mapping[str, 
         RoboprefError: the latter is damaged.
     """
     found = dict(config.get("norm_stats") or {})
-    path = directory / "dataset_statistics.json"
+    path = directory / STATISTICS
     if path.is_file():
         try:
             found |= json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise RoboprefError(f"{path} is damaged ({error}).") from error
     return found
 
@@ -213,7 +232,7 @@ def choose_statistics(statistics: Mapping[str, Mapping[str, Any]], key: str | No
         action = statistics[key]["action"]
         size = len(action["q01"])
         return NormStats(action["q01"], action["q99"], action.get("mask", [True] * size))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RoboprefError(f"the statistics of {key!r} in {name} lack {error}: q01 and q99 are needed.") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from robopref.errors import RoboprefError
 from robopref.policies.checkpoint import PolicyDescription, write_checkpoint_files
@@ -36,12 +36,19 @@ class VLADescription:
         """The inverse of ``asdict``.
 
         Raises:
-            RoboprefError: fields are missing: another version wrote it.
+            RoboprefError: fields are missing or make no sense: damaged, or another version wrote it.
         """
         try:
-            return cls(BaseModel(**fields["base"]), fields["family"], fields["normalize_over"])
+            base = BaseModel(str(fields["base"]["name"]), str(fields["base"]["fingerprint"]))
+            family, over = str(fields["family"]), fields["normalize_over"]
         except (KeyError, TypeError) as error:
             raise RoboprefError(f"the description of the vision-language-action policy lacks {error}.") from error
+        if over not in get_args(Normalization):
+            raise RoboprefError(
+                f"the description of the vision-language-action policy has normalize_over {over!r}; known are "
+                f"{', '.join(get_args(Normalization))}."
+            )
+        return cls(base, family, over)
 
 
 def write_vla_checkpoint(

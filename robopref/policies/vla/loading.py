@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from robopref.errors import RoboprefError
 from robopref.policies.checkpoint import PolicyDescription, read_description
 from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer_loading import tokenizer_from_json
 from robopref.policies.vla.base_models import (
+    STATISTICS,
     BaseFiles,
     base_directory,
     choose_statistics,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from robopref.protocols import ChunkTokenizer
 
 _OURS = "policy.json"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,19 @@ def load_vla(
     from robopref.policies.vla.policy import HFVLAPolicy
 
     names = _resolve(name, options)
-    files = find_base(names.base)  # what does not fit is said before gigabytes are read
+    files = _find_base(names)  # what does not fit is said before gigabytes are read
     description = names.description
     described = None if description is None else VLADescription.from_json(description.architecture)
     if described is not None and described.base.fingerprint != files.base.fingerprint:
         raise RoboprefError(
             f"the adapter in {names.adapter} was trained for {described.base.name} (weights "
-            f"{described.base.fingerprint}), and {names.base} has other weights ({files.base.fingerprint}). Give the "
-            f"base that it was trained for as --policy, and the adapter as --adapter."
+            f"{described.base.fingerprint}), and {names.base} has other weights, or another config.json "
+            f"({files.base.fingerprint}). Give the base that it was trained for as --policy, and the adapter as "
+            f"--adapter."
         )
     stats = norm_stats or _statistics(names, options, files)
+    if tokenizer is None and description is not None:
+        tokenizer = _described(names, "tokenizer", lambda found: tokenizer_from_json(found.tokenizer))
     on_gpu = device != "cpu" and torch.cuda.is_available()
     dtype = _dtype(options, on_gpu)
     backbone = load_backbone(files, dtype)
@@ -97,7 +103,7 @@ def load_vla(
         backbone,
         stats,
         files.base,
-        tokenizer=tokenizer or (None if description is None else tokenizer_from_json(description.tokenizer)),
+        tokenizer=tokenizer,
         tasks=None if description is None else description.tasks,
         normalize_over="actions" if described is None else described.normalize_over,
     )
@@ -107,16 +113,34 @@ def load_vla(
 def vla_id(name: str | Path, options: VLAOptions = PLAIN) -> str:
     """A short name for exactly these weights and statistics."""
     names = _resolve(name, options)
-    digest = hashlib.blake2b(find_base(names.base).base.fingerprint.encode(), digest_size=6)
+    files = _find_base(names)
+    digest = hashlib.blake2b(files.base.fingerprint.encode(), digest_size=6)
     digest.update(json.dumps([options.norm_key, options.weights == "4bit"]).encode())
+    if names.description is not None:
+        digest.update(json.dumps([names.description.normalization, names.description.tokenizer]).encode())
+    for directory in (files.directory, names.adapter):
+        beside = None if directory is None else directory / STATISTICS
+        digest.update(beside.read_bytes() if beside is not None and beside.is_file() else b"none")
     if names.adapter is not None:
         for path in sorted([*names.adapter.glob("*.safetensors"), names.adapter / "adapter_config.json"]):
             digest.update(path.read_bytes() if path.is_file() else b"")
     return f"{KIND}-{digest.hexdigest()}"
 
 
+def _find_base(names: _Names) -> BaseFiles:
+    gone = not Path(names.base).exists() and not looks_like_hub_id(names.base)
+    if names.description is not None and names.adapter is not None and gone:
+        raise RoboprefError(
+            f"the adapter in {names.adapter} belongs to {names.base}, which does not exist: give its base as --policy, "
+            f"and {names.adapter} as --adapter."
+        )
+    return find_base(names.base)
+
+
 def _resolve(name: str | Path, options: VLAOptions) -> _Names:
     directory = Path(name)
+    if (directory / "policy" / _OURS).is_file():  # a training run's directory
+        directory = directory / "policy"
     if (directory / _OURS).is_file():
         if options.adapter is not None:
             raise RoboprefError(f"{name} is an adapter on its own base already, so --adapter cannot be put on it too.")
@@ -145,10 +169,20 @@ def _read_own(directory: Path) -> PolicyDescription:
     return description
 
 
+def _described(names: _Names, field: str, read: Callable[[PolicyDescription], _T]) -> _T:
+    """A field of the adapter's ``policy.json``, which somebody may have edited."""
+    assert names.description is not None
+    assert names.adapter is not None
+    try:
+        return read(names.description)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RoboprefError(f"{names.adapter / _OURS} is damaged: {field} cannot be read ({error!r}).") from error
+
+
 def _statistics(names: _Names, options: VLAOptions, files: BaseFiles) -> NormStats:
     """The adapter's own statistics, else those beside the adapter, else the base's; chosen by ``--norm-key``."""
     if names.description is not None and options.norm_key is None:
-        return NormStats.from_json(names.description.normalization)
+        return _described(names, "normalization", lambda found: NormStats.from_json(found.normalization))
     beside = {} if names.adapter is None else read_statistics(names.adapter, {})
     found = beside or files.statistics
     stats = choose_statistics(found, options.norm_key, names.base)
