@@ -180,3 +180,21 @@ def test_bfloat16_weights(base):
     with torch.no_grad():
         logps = policy.action_logps(policy.encode(images, ["push"]), torch.tensor([[5, 200]]))
     assert logps.dtype == torch.float32
+
+
+def test_a_hub_id_is_found_in_the_hubs_own_cache(pristine, tmp_path, monkeypatch):
+    """The layout that downloads leave behind, which is all that there is without a network."""
+    from huggingface_hub import constants
+
+    revision = "0123456789012345678901234567890123456789"
+    cached = tmp_path / "hub" / "models--somebody--tiny-llava"
+    shutil.copytree(pristine, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    policy = load_vla("somebody/tiny-llava", norm_stats=STATS, device="cpu")
+    assert policy.base.name == "somebody/tiny-llava"
+    assert policy.base.fingerprint == find_base(pristine).base.fingerprint
+    with pytest.raises(RoboprefError, match=r"somebody/else.*cannot be got from the Hugging Face hub.*give the directory"):
+        load_vla("somebody/else", norm_stats=STATS, device="cpu")
