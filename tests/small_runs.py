@@ -38,7 +38,32 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-POLICIES: dict[str, Any] = {"adapter": AdapterPolicy, "scoring": PairScoringPolicy}
+def tiny_llava(inputs: tuple[str, ...]) -> Any:
+    """A LLaVA with random weights, the same in every process, and a fresh LoRA adapter to train."""
+    from robopref.policies.normalization import NormStats
+    from robopref.policies.vla.adapters import LoraSettings
+    from robopref.policies.vla.description import BaseModel
+    from robopref.policies.vla.huggingface import LlavaBackbone
+    from robopref.policies.vla.image_settings import ImageSettings
+    from robopref.policies.vla.policy import HFVLAPolicy
+    from robopref.policies.vla.text import TextTokenizer
+    from tests.vla_models import IMAGE, build, text_tokenizer
+
+    assert tuple(inputs) == ("image",)
+    backbone = LlavaBackbone(build("llava"), TextTokenizer(text_tokenizer("llava")), ImageSettings(IMAGE))
+    stats = NormStats([-1.0] * 4, [1.0] * 4, [True] * 3 + [False])
+    policy = HFVLAPolicy(backbone, stats, BaseModel("tiny", "0"))
+    torch.manual_seed(1)
+    policy.add_adapter(LoraSettings(rank=2))
+    for name, parameter in policy.named_parameters():
+        if ".lora_B." in name:  # as if it had been trained before: a reference that is not the base
+            torch.nn.init.normal_(parameter, 0, 0.02)
+    return policy
+
+
+POLICIES: dict[str, Any] = {"adapter": AdapterPolicy, "scoring": PairScoringPolicy, "llava": tiny_llava}
+LAYERS = {"llava": ["LlamaDecoderLayer", "SiglipEncoderLayer"]}
+"""Classes of modules that become shards of their own, else every linear layer does."""
 SHARD = "SMALL_RUNS_SHARD"
 
 
@@ -72,7 +97,7 @@ class Run:
         made = get_objective(objective, **SETTINGS.get(objective, {}), **(objective_settings or {}))
         accelerator = make_accelerator("fp32", "cpu")
         if os.environ.get(SHARD):
-            _shard_on_cpu(accelerator)
+            _shard_on_cpu(accelerator, LAYERS.get(str(policy), ["Linear"]))
         place = {"seed": seed, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
         mixture = made.mixture(dataset.labels) if made.mixture else Mixture()
         sampler = (
@@ -138,7 +163,7 @@ def launch(processes: int, jobs: dict[str, dict[str, Any]], directory: Path, *, 
         for rank in range(processes)
     ]
     try:
-        said = [process.communicate(timeout=90)[0] for process in started]
+        said = [process.communicate(timeout=300)[0] for process in started]
     finally:
         for process in started:
             process.kill()
@@ -162,12 +187,12 @@ def do(job: dict[str, Any], directory: Path) -> Run:
     return run
 
 
-def _shard_on_cpu(accelerator: Any) -> None:
+def _shard_on_cpu(accelerator: Any, layers: list[str]) -> None:
     """What ``accelerate launch --use_fsdp --fsdp_version 2`` sets up on GPUs; it does not offer it for gloo."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2,
         auto_wrap_policy="TRANSFORMER_BASED_WRAP",
-        transformer_cls_names_to_wrap=["Linear"],  # each a shard of its own, and one of all that is left
+        transformer_cls_names_to_wrap=layers,  # each a shard of its own, and one of all that is left
         cpu_ram_efficient_loading=False,
     )
     accelerator.state.fsdp_plugin = plugin

@@ -1,6 +1,7 @@
 """The commands with a vision-language-action model: an adapter from demonstrations, refined, evaluated, deployed."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -131,7 +132,55 @@ def test_interrupted_training_goes_on_to_the_same_adapter(work, monkeypatch):
     assert weights[0] == weights[1]
 
 
-def test_collect_and_evaluate_take_the_same_argument(work):
+def test_each_objective_normalises_its_log_probabilities_its_own_way_whatever_the_adapter_was_trained_with(work):
+    def over(run):
+        described = json.loads((work / run / "policy" / "policy.json").read_text())
+        return described["architecture"]["normalize_over"]
+
+    assert refine(work, "public", variant="reference")
+    assert over("public") == "vocabulary"
+    from_public = {"policy": str(work / "public"), "vla": VLAOptions()}
+    assert refine(work, "ours", **from_public)
+    assert over("ours") == "actions"
+    assert refine(work, "another-objective", objective="kto", variant="reference", **from_public)
+    assert over("another-objective") == "actions"
+
+
+def test_a_reference_cache_belongs_to_one_adapter_in_one_precision(work):
+    cache = {"reference_cache": work / "cache", "augmentation_variants": 1}
+    assert refine(work, "cached", **cache, precompute_reference=True)
+    assert refine(work, "again", **cache, activation_checkpointing=True, micro_batch_size=5)
+    curves = [lines(work / run / "metrics.jsonl") for run in ("cached", "again")]
+    assert curves[0][-1]["loss"] == pytest.approx(curves[1][-1]["loss"], abs=1e-5)
+    for other in (
+        {"vla": VLAOptions(adapter=str(work / "sft"), weights="bf16")},
+        {"policy": str(work / "cached"), "vla": VLAOptions()},
+    ):
+        with pytest.raises(RoboprefError, match="made with another policy"):
+            refine(work, "stale", **cache, **other)
+    assert not (work / "stale").exists()
+
+
+def test_training_on_a_checkpoint_goes_on_with_its_adapter_and_statistics(work):
+    shutil.copytree(work / "sft" / "policy", work / "wider")
+    path = work / "wider" / "policy.json"
+    described = json.loads(path.read_text())
+    described["normalization"]["q99"] = [9.0] * 4
+    path.write_text(json.dumps(described))
+    assert policy_id(work / "wider") != policy_id(work / "sft")  # the same weights say something else
+    assert train(work, "onward", policy=str(work / "wider"), steps=1)
+    assert load_policy(work / "onward", device="cpu").norm_stats.q99.tolist() == [9.0] * 4
+
+
+def test_options_of_a_vla_without_one_are_refused(work):
+    for options in ({"vla": VLAOptions(adapter=str(work / "sft"))}, {"lora": LORA}):
+        with pytest.raises(RoboprefError, match="name one as --policy"):
+            run_train(Train((work / "demos",), work / "nothing", **options))
+
+
+def test_collect_and_evaluate_take_the_same_argument(work, monkeypatch):
+    # A model of gigabytes is not loaded twice into one process.
+    monkeypatch.setattr("robopref.cli.episode_environment.load_policy", None)
     options = VLAOptions(adapter=str(work / "sft"))
     small = {"task": "button-press", "episodes": 1, "image_size": 32, "workers": 1, "vla": options}
     assert run_collect(Collect(str(work / "openvla"), work / "collected", **small))

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_policies import AdapterPolicy
-from small_runs import Run, do, launch
+from small_runs import Run, do, launch, tiny_llava
 
 from robopref.errors import RoboprefError
 from robopref.policies.compact import CompactPolicy
@@ -29,10 +30,12 @@ JOBS: dict[str, dict[str, Any]] = {
     "pieces of pairs": {"objective": "dpo", "micro_batch_size": 3, "batch_size": 15, "steps": STEPS},
     "adapters": {"policy": "adapter", "batch_size": 15, "steps": STEPS},
     "sampling adapters": {"objective": "paired-takeover", "policy": "adapter", "batch_size": 15, "steps": STEPS},
+    "LLaVA": {"policy": "llava", "inputs": ["image"], "batch_size": 5, "steps": STEPS},
+    "LLaVA in pieces": {"policy": "llava", "inputs": ["image"], "batch_size": 5, "micro_batch_size": 2, "steps": STEPS},
     "variants": {"augmentation_variants": 2, "inputs": ["image", "proprio"], "batch_size": 9, "steps": STEPS},
 }
 CACHED = {"filled on the way": "variants", "filled before": "variants"}
-RESUMED = {"resumed": "apo", "resumed pieces": "pieces"}
+RESUMED = {"resumed": "apo", "resumed pieces": "pieces", "resumed LLaVA": "LLaVA"}
 
 pytestmark = pytest.mark.slow
 
@@ -85,14 +88,15 @@ def test_the_saved_policy_is_whole(together: Path) -> None:
     assert adapters.keys() == AdapterPolicy().state_dict().keys()
 
 
-def test_one_process_goes_on_where_two_stopped(alone: Path, together: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["apo", "LLaVA"])
+def test_one_process_goes_on_where_two_stopped(alone: Path, together: Path, tmp_path: Path, name: str) -> None:
     # Their last state, with a step less to have been done, is a state like any other.
-    state = torch.load(together / "apo" / "state.pt", weights_only=True)
+    state = torch.load(together / name / "state.pt", weights_only=True)
     torch.save(state | {"step": STEPS - 1}, tmp_path / "state.pt")
-    again = torch.load(alone / "apo" / "state.pt", weights_only=True)
+    again = torch.load(alone / name / "state.pt", weights_only=True)
     (tmp_path / "alone").mkdir()
     torch.save(again | {"step": STEPS - 1}, tmp_path / "alone" / "state.pt")
-    found, expected = (do(JOBS["apo"], directory).weights() for directory in (tmp_path, tmp_path / "alone"))
+    found, expected = (do(JOBS[name], directory).weights() for directory in (tmp_path, tmp_path / "alone"))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
@@ -104,3 +108,17 @@ def test_a_sampler_for_another_process_is_refused() -> None:
             run.policy, run.trainer.dataset, sampler, run.trainer.objective, run.trainer.config,
             accelerator=make_accelerator("fp32", "cpu"),
         )  # fmt: skip
+
+
+def test_the_adapter_that_two_processes_save_is_that_of_one(alone: Path, together: Path) -> None:
+    saved, expected = (load_file(d / "LLaVA" / "policy" / "adapter_model.safetensors") for d in (together, alone))
+    torch.testing.assert_close(saved, expected, rtol=0, atol=1e-5)
+    start = tiny_llava(("image",)).state_dict()
+    moved = [name for name, tensor in expected.items() if not torch.equal(tensor, start[_parameter_of(name)])]
+    assert len(moved) == len(expected)  # and none of them is the reference's
+
+
+def _parameter_of(name: str) -> str:
+    """A policy's parameter under its name in an adapter's file."""
+    layer = name.removeprefix("base_model.model.").removesuffix(".weight")
+    return f"backbone.model.{layer}.default.weight"

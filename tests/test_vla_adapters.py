@@ -1,6 +1,7 @@
 """The adapter that is trained, the frozen one beside it, and what is restored after looking through the other."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -178,6 +179,53 @@ def test_an_adapter_for_another_base_is_refused(bases, tmp_path):
     with pytest.raises(RoboprefError, match=r"was trained for .*llava and does not fit .*smolvlm.*as --policy"):
         load_policy(bases / "smolvlm", adapter, device="cpu")
     assert len(load_policy(bases / "llava", adapter, device="cpu").norm_stats) == 2
+
+
+def test_an_adapter_finds_its_base_from_another_working_directory(bases, tmp_path, monkeypatch):
+    monkeypatch.chdir(bases)
+    policy = trained("llava")
+    policy.save(tmp_path / "policy")
+    monkeypatch.chdir(tmp_path)
+    torch.testing.assert_close(logps(load_policy("policy", device="cpu")), logps(policy), atol=1e-6, rtol=0)
+
+
+def test_a_base_that_moved_is_given_by_hand(bases, tmp_path):
+    shutil.copytree(bases / "llava", tmp_path / "here")
+    trained(tmp_path / "here").save(tmp_path / "policy")
+    (tmp_path / "here").rename(tmp_path / "there")
+    for ask in (load_policy, policy_id):
+        with pytest.raises(RoboprefError, match=r"belongs to .*here, which does not exist: give its base as --policy"):
+            ask(tmp_path / "policy")
+    moved = load_policy(tmp_path / "there", VLAOptions(adapter=str(tmp_path / "policy")), device="cpu")
+    assert moved.base.name == str(tmp_path / "there")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ({"architecture": {"family": "llava"}}, "lacks 'base'"),
+        ({"architecture": "llava"}, "description .* lacks"),
+        ({"normalization": {"q01": [-1]}}, "policy.json is damaged: normalization .*'q99'"),
+        ({"normalization": None}, "policy.json is damaged: normalization"),
+        ({"tokenizer": {"buckets": 3}}, "policy.json is damaged: tokenizer .*buckets"),
+        ({"kind": "compact"}, "kind 'compact', not an adapter"),
+        ({"surprise": 1}, "lacks or has unknown fields"),
+    ],
+)
+def test_a_damaged_description_is_named(bases, tmp_path, damage, said):
+    trained(bases / "llava", steps=0).save(tmp_path / "policy")
+    path = tmp_path / "policy" / "policy.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(RoboprefError, match=said):
+        load_policy(bases / "llava", VLAOptions(adapter=str(tmp_path / "policy")), device="cpu")
+
+
+def test_an_unknown_normalisation_is_named(bases, tmp_path):
+    trained(bases / "llava", steps=0).save(tmp_path / "policy")
+    path = tmp_path / "policy" / "policy.json"
+    path.write_text(path.read_text().replace('"actions"', '"everything"'))
+    with pytest.raises(RoboprefError, match="normalize_over 'everything'; known are actions, vocabulary"):
+        load_policy(tmp_path / "policy", device="cpu")
 
 
 def test_damaged_and_foreign_adapters_are_named(bases, tmp_path):

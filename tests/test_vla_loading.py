@@ -91,6 +91,28 @@ def test_statistics_beside_the_model(base):
     assert load_policy(base, device="cpu").norm_stats.q99.tolist() == [1.0, 0.5]
 
 
+@pytest.mark.parametrize("text", ["[1, 2]", "[", '"text"'])
+def test_damaged_statistics_beside_the_model(base, text):
+    (base / "dataset_statistics.json").write_text(text)
+    with pytest.raises(RoboprefError, match=r"dataset_statistics.json is damaged"):
+        find_base(base)
+
+
+def test_a_path_with_a_slip_is_not_only_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "huggingface_hub", None)
+        with pytest.raises(RoboprefError, match=r"no directory runs/bsae. If it is .* hub: .*robopref\[vla\]"):
+            load_policy("runs/bsae")
+
+    def unreachable(*_, **__):
+        raise OSError("")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    with pytest.raises(RoboprefError, match=r"no directory runs/bsae, and it cannot be got .*no reason given"):
+        load_policy("runs/bsae")
+
+
 def test_no_statistics_at_all_names_the_way_out(base):
     with pytest.raises(RoboprefError, match="train an adapter on demonstrations first"):
         load_policy(base, device="cpu")
@@ -130,9 +152,10 @@ def test_a_prismatic_training_checkpoint(tmp_path):
 
 
 def test_a_damaged_configuration(base):
-    (base / "config.json").write_text("{")
-    with pytest.raises(RoboprefError, match=r"config.json is damaged"):
-        find_base(base)
+    for text in ("{", "[]"):
+        (base / "config.json").write_text(text)
+        with pytest.raises(RoboprefError, match=r"config.json is damaged"):
+            find_base(base)
 
 
 def test_settings_of_pictures(base):
@@ -151,7 +174,7 @@ def test_settings_of_pictures(base):
 
 def test_what_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(RoboprefError, match=r"need bitsandbytes.*Run: pip install bitsandbytes"):
+    with pytest.raises(RoboprefError, match=r"need bitsandbytes.*Run: pip install 'robopref\[quantize\]'"):
         require("bitsandbytes")
 
 
@@ -196,5 +219,5 @@ def test_a_hub_id_is_found_in_the_hubs_own_cache(pristine, tmp_path, monkeypatch
     policy = load_vla("somebody/tiny-llava", norm_stats=STATS, device="cpu")
     assert policy.base.name == "somebody/tiny-llava"
     assert policy.base.fingerprint == find_base(pristine).base.fingerprint
-    with pytest.raises(RoboprefError, match=r"somebody/else.*cannot be got from the Hugging Face hub.*give the directory"):
+    with pytest.raises(RoboprefError, match=r"somebody/else.*cannot be got from the .* hub.*give the directory"):
         load_vla("somebody/else", norm_stats=STATS, device="cpu")

@@ -122,8 +122,8 @@ def fit(
 ) -> bool:
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
-    ``claim`` is called by the main process once data, mixture and settings are known to be right, and before anything
-    is written: it makes ``out`` this run's, and notes what of the samples is worth noting.
+    ``claim`` is called by the main process once data, mixture, settings and reference cache are known to be right, and
+    before anything is written to ``out``: it makes that this run's, and notes what of the samples is worth noting.
     """
     accelerator = make_accelerator(config.precision, device)
     dataset = StepDataset(data.episodes, labels, policy, observation_keys)
@@ -133,10 +133,6 @@ def fit(
         if objective.window
         else BalancedSampler(dataset.labels, config.batch_size, shares=mixture.shares, buckets=mixture.buckets, **place)
     )
-    if accelerator.is_main_process:
-        claim(dataset)
-        say_clipped(dataset)
-    accelerator.wait_for_everyone()
     settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
     material = settings | {"trainer": {k: v for k, v in settings["trainer"].items() if k not in IMMATERIAL}}
     fingerprint = hashlib.blake2b(json.dumps(material, sort_keys=True).encode(), digest_size=16).hexdigest()
@@ -152,6 +148,10 @@ def fit(
             data=data.fingerprint,
             policy=f"{reference_cache.policy_id} in {' and '.join(types)}",
         )
+    if accelerator.is_main_process:
+        claim(dataset)
+        say_clipped(dataset)
+    accelerator.wait_for_everyone()
     with graceful_interrupt() as interrupt:
         trainer = Trainer(
             policy,

@@ -7,7 +7,7 @@ from typing import Any
 
 from robopref.errors import RoboprefError
 
-_EXTRA = {"bitsandbytes": "pip install bitsandbytes"}
+_EXTRA = {"bitsandbytes": "pip install 'robopref[quantize]'"}
 
 
 def require(module: str) -> Any:
