@@ -197,7 +197,7 @@ def test_a_plan_does_not_outlive_a_takeover(policy, tmp_path, monkeypatch):
     import robopref.policies.registry as registry
 
     planner = PlanningPolicy(registry.load_policy(policy))
-    monkeypatch.setattr(registry, "load_policy", lambda name: planner)
+    monkeypatch.setattr(registry, "load_policy", lambda *_, **__: planner)
     config = settings(policy, tmp_path / "s", autostart=True)
     assert run_teleop(config, source=played({10: ["Space"], 18: ["KeyH"], 50: ["KeyY"]}))
     episode = only_episode(tmp_path / "s")
@@ -212,7 +212,7 @@ def test_a_plan_does_not_outlive_a_pause(policy, tmp_path, monkeypatch):
     import robopref.policies.registry as registry
 
     planner = PlanningPolicy(registry.load_policy(policy))
-    monkeypatch.setattr(registry, "load_policy", lambda name: planner)
+    monkeypatch.setattr(registry, "load_policy", lambda *_, **__: planner)
     config = settings(policy, tmp_path / "s", autostart=True)
     assert run_teleop(config, source=played({10: ["KeyP"], 30: ["KeyP"], 45: ["KeyY"]}))
     episode = only_episode(tmp_path / "s")
@@ -229,7 +229,7 @@ def test_a_plan_does_not_outlive_a_takeover_of_the_scripted_operator_either(poli
 
     planner = PlanningPolicy(registry.load_policy(policy))
     for module in (registry, episode_environment):
-        monkeypatch.setattr(module, "load_policy", lambda name: planner)
+        monkeypatch.setattr(module, "load_policy", lambda *_, **__: planner)
     script = ScriptedOperatorConfig(wrong_takeover_rate=0.03, min_takeover_steps=3, wrong_takeover_steps=3)
     if command == "teleop":
         assert run_teleop(settings(policy, tmp_path / "s", operator="scripted", script=script))

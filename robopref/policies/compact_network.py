@@ -110,6 +110,16 @@ class ImageEncoder(nn.Module):
         return encoded
 
 
+class PrefixLayer(nn.Linear):
+    """A linear layer over the earlier tokens side by side, those to come as zeros: a sum over the earlier ones."""
+
+    def forward(self, embedded: Tensor, first: int = 0) -> Tensor:
+        """Embedded tokens [B, n, token_width] of the places from ``first`` on -> what each adds [B, n, width]."""
+        count, width = embedded.shape[1:]
+        layers = self.weight.view(self.out_features, -1, width).transpose(0, 1)[first : first + count]
+        return torch.einsum("bie,iwe->biw", embedded, layers)
+
+
 class CompactNetwork(nn.Module):
     """Encoder and token decoder; the numbers that standardise proprioception and state are saved with the weights.
 
@@ -137,7 +147,7 @@ class CompactNetwork(nn.Module):
         self.fuse = nn.Sequential(nn.Linear(parts, arch.width), nn.GELU(), nn.Linear(arch.width, arch.width), nn.GELU())
         before = self.positions - 1
         self.tokens = nn.ModuleList(nn.Embedding(arch.bins, arch.token_width) for _ in range(before))
-        self.prefix = nn.Linear(arch.token_width * max(before, 1), arch.width, bias=False)
+        self.prefix = PrefixLayer(arch.token_width * max(before, 1), arch.width, bias=False)
         self.position = nn.Parameter(torch.randn(self.positions, arch.width) * 0.02)
         self.decode = nn.Sequential(nn.Linear(arch.width, arch.width), nn.GELU())
         self.heads = nn.Parameter(torch.randn(self.positions, arch.width, classes) * arch.width**-0.5)
@@ -161,22 +171,22 @@ class CompactNetwork(nn.Module):
         Position i sees only earlier tokens. What comes after a 0 says nothing.
         """
         size = tokens.shape[1]
-        written = [self._nothing_written(features)[:, None]]
-        if size > 1:
-            embedded = [table(tokens[:, i].clamp(min=1) - 1) for i, table in enumerate(self.tokens[: size - 1])]
-            written.append(torch.einsum("bie,iwe->biw", torch.stack(embedded, dim=1), self._prefix_layers[: size - 1]))
-        hidden = features[:, None] + torch.cat(written, dim=1).cumsum(dim=1) + self.position[:size]
+        nothing = features.new_zeros(len(features), 1, self.arch.token_width)
+        embedded = [table(tokens[:, i].clamp(min=1) - 1) for i, table in enumerate(self.tokens[: size - 1])]
+        added = self.prefix(torch.stack(embedded, dim=1) if embedded else nothing[:, :0])
+        written = torch.cat([torch.zeros_like(features)[:, None], added], dim=1).cumsum(dim=1)
+        hidden = features[:, None] + written + self.position[:size]
         return torch.einsum("baw,awk->bak", self.decode(hidden), self.heads[:size]) + self.head_bias[:size]
 
     def greedy(self, features: Tensor) -> Tensor:
         """Features [B, width] -> the greedy tokens [B, T], each given those chosen before it; 0 from a stop on."""
         tokens = torch.zeros(len(features), self.positions, dtype=torch.long, device=features.device)
         going = torch.ones(len(features), dtype=torch.bool, device=features.device)
-        written = self._nothing_written(features)
+        written = torch.zeros_like(features)
         for position in range(self.positions):
             if position > 0:
                 embedded = self.tokens[position - 1](tokens[:, position - 1].clamp(min=1) - 1)
-                written = written + embedded @ self._prefix_layers[position - 1].T
+                written = written + self.prefix(embedded[:, None], position - 1)[:, 0]
             hidden = self.decode(features + written + self.position[position])
             best = (hidden @ self.heads[position] + self.head_bias[position]).argmax(dim=1)
             tokens[:, position] = torch.where(going, tokens_of_classes(best, self.arch.bins), 0)
@@ -184,19 +194,6 @@ class CompactNetwork(nn.Module):
             if not bool(going.any()):
                 break
         return tokens
-
-    @property
-    def _prefix_layers(self) -> Tensor:
-        """What the prefix layer does to each earlier token [T - 1, width, token_width].
-
-        It reads the earlier tokens side by side, those to come as zeros, which is a sum over the earlier ones.
-        """
-        return self.prefix.weight.view(self.arch.width, -1, self.arch.token_width).transpose(0, 1)
-
-    def _nothing_written(self, features: Tensor) -> Tensor:
-        """The prefix layer's answer [B, width] at the first position: zeros, through the layer, for it to have a gradient."""
-        answer: Tensor = self.prefix(features.new_zeros(len(features), self.prefix.in_features))
-        return answer
 
     def fit_vector_statistics(self, vectors: Sequence[Tensor]) -> None:
         """Set the standardisation from the inputs [N, *] in the order of ``vector_inputs``."""
