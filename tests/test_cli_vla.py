@@ -178,6 +178,11 @@ def test_options_of_a_vla_without_one_are_refused(work):
             run_train(Train((work / "demos",), work / "nothing", **options))
 
 
+def test_lora_options_are_refused_for_a_compact_policy(work, barely_trained):
+    with pytest.raises(RoboprefError, match=r"--lora-.* is for vision-language-action models"):
+        refine(work, "nothing", policy=str(barely_trained), vla=VLAOptions())
+
+
 def test_collect_and_evaluate_take_the_same_argument(work, monkeypatch):
     # A model of gigabytes is not loaded twice into one process.
     monkeypatch.setattr("robopref.cli.episode_environment.load_policy", None)

@@ -143,6 +143,18 @@ def test_saved_and_loaded_it_answers_the_same(bases, tmp_path):
     ]  # fmt: skip
 
 
+def test_the_hub_is_not_asked_about_the_base_of_an_adapter(bases, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *a, **_: asked.append(a))
+    trained(bases / "llava").save(tmp_path / "policy")
+    path = tmp_path / "policy" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "somebody/else"}))
+    policy = load_policy(tmp_path / "policy", device="cpu")
+    policy.freeze_reference()
+    policy.save(tmp_path / "again")
+    assert not asked
+
+
 def test_peft_itself_loads_what_was_saved(bases, tmp_path):
     import peft
     import transformers
@@ -271,6 +283,14 @@ def test_two_adapters_at_once_are_refused(bases, tmp_path):
 def test_options_of_a_vla_are_refused_for_other_policies():
     with pytest.raises(RoboprefError, match="--norm-key is for vision-language-action models"):
         load_policy("tests.synthetic:nothing", VLAOptions(norm_key="bridge"))
+
+
+def test_the_settings_of_an_adapter_that_is_there_cannot_be_changed(bases):
+    policy = trained(bases / "llava", steps=0)
+    for settings in (LoraSettings(), LoraSettings(rank=2, alpha=4)):
+        policy.add_adapter(settings)
+    with pytest.raises(RoboprefError, match=r"brings an adapter of rank 2, alpha 4 and dropout 0, .*leave .* out"):
+        policy.add_adapter(LoraSettings(rank=8))
 
 
 def test_lora_settings_are_checked():

@@ -1,11 +1,14 @@
 """Packed suffixes equal separate passes, and the whole equals the library's own forward, for every family."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from robopref.errors import RoboprefError
 from robopref.policies.normalization import NormStats
 from robopref.policies.vla.base_models import find_base, load_backbone
 from robopref.policies.vla.packing import pack
@@ -91,6 +94,27 @@ def test_two_packed_actions_equal_two_passes(policy, normalize_over):
         torch.testing.assert_close(packed.second_logps, policy.action_logps(batch, second), atol=1e-5, rtol=0)
         torch.testing.assert_close(packed.logits, policy.action_logits(batch, first), atol=1e-5, rtol=0)
     assert (packed.logps - packed.second_logps).abs().max() > 0.1
+
+
+def test_attention_that_cannot_be_masked_gets_two_passes_and_says_so(policy, monkeypatch):
+    first, second = tokens(1), tokens(2)
+    with torch.no_grad():
+        batch = policy.encode(observations(), INSTRUCTIONS)
+        packed = policy.score(batch, first, second)
+        monkeypatch.setattr(type(policy.backbone), "masks_exactly", False)
+        with pytest.warns(UserWarning, match="cannot keep two actions apart, so each gets a forward pass of its own"):
+            apart = policy.score(batch, first, second)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            alone = policy.score(batch, first, None)
+    for found, expected in zip(apart, packed, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone.logps, packed.logps, atol=1e-5, rtol=0)
+
+
+def test_as_many_pictures_as_instructions(policy):
+    with pytest.raises(RoboprefError, match="2 images do not go with 1 instructions"):
+        policy.encode(observations(), INSTRUCTIONS[:1])
 
 
 def test_gradients_through_packed_suffixes_equal_those_of_two_passes(policy):

@@ -106,6 +106,7 @@ def test_an_adapter_on_a_base_of_bfloat16_learns_in_single_precision(bases, tmp_
     assert torch.isfinite(scores.logps).all()
 
 
+@pytest.mark.slow
 def test_compiled_passes_switch_to_the_reference_and_back(bases):
     policy = adapted(bases / "llava")
     policy.freeze_reference()

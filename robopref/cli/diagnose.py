@@ -83,8 +83,9 @@ class Diagnose:
     game: str | None = None
     """E.g. Pong; needed where the model does not say it."""
     policy: str | None = None
-    """Instead of --model: a policy that writes action tokens, as ``robopref train`` makes it, or module:factory. Each
-    dimension of its action is a decision of its own and gets a directory of its own under --out."""
+    """Instead of --model: a policy that writes action tokens, as ``robopref train`` makes it, a Hugging Face model
+    (directory or hub id), or module:factory. Each dimension of its action is a decision of its own and gets a directory
+    of its own under --out."""
     task: str | None = None
     """What --policy plays, e.g. button-press."""
     dimensions: tuple[int, ...] = ()

@@ -137,6 +137,10 @@ def run_refine(config: Refine) -> bool:
         # Whatever its last training took: an adapter remembers that.
         public = config.objective == "apo" and config.variant == "reference"
         policy.normalize_over = "vocabulary" if public else "actions"
+    elif config.lora != DEFAULT_LORA:
+        raise RoboprefError(
+            f"--lora-* is for vision-language-action models; {config.policy} is another kind of policy."
+        )
     interactions = load_episodes(config.interactions)
     takeovers = sum(takeover_count(episode.actor) for episode in interactions.episodes)
     if takeovers == 0:

@@ -31,7 +31,7 @@ class LoraSettings:
     """Rank, scale and dropout; by default those of OpenVLA's fine-tuning (rank 32, alpha 16, no dropout)."""
 
     rank: int = 32
-    alpha: int = 16
+    alpha: float = 16
     dropout: float = 0.0
 
     @classmethod
@@ -69,12 +69,18 @@ def has_adapter(model: Any, name: str = TRAINED) -> bool:
     return name in getattr(model, "peft_config", {})
 
 
+def settings_of(model: Any, name: str = TRAINED) -> LoraSettings:
+    """The settings of an adapter that the model carries."""
+    config = model.peft_config[name]
+    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout)
+
+
 def copy_adapter(model: Any, source: str, target: str) -> None:
     """Make the adapter ``target`` a frozen copy of ``source``; it is created when it does not exist."""
     peft = require("peft")
     if not has_adapter(model, target):
         _inject(model, model.peft_config[source], target)
-    weights = peft.get_peft_model_state_dict(model, adapter_name=source)
+    weights = _weights(model, source)
     peft.set_peft_model_state_dict(model, {key: value.clone() for key, value in weights.items()}, adapter_name=target)
     _activate(model, source)
 
@@ -84,8 +90,7 @@ def save_adapter(model: Any, directory: Path, base: str, name: str = TRAINED) ->
     from safetensors.torch import save
 
     peft = require("peft")
-    weights = peft.get_peft_model_state_dict(model, adapter_name=name)
-    tensors = {_PREFIX + key: value.detach().cpu().contiguous() for key, value in weights.items()}
+    tensors = {_PREFIX + key: value.detach().cpu().contiguous() for key, value in _weights(model, name).items()}
     (directory / _WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
     config = peft.LoraConfig.from_peft_type(**model.peft_config[name].to_dict())
     config.base_model_name_or_path, config.inference_mode = base, True
@@ -164,6 +169,15 @@ def _inject(model: Any, config: Any, name: str) -> None:
     _activate(model, TRAINED if has_adapter(model, TRAINED) else name)
 
 
+def _weights(model: Any, name: str) -> dict[str, Tensor]:
+    """An adapter's tensors by PEFT's names."""
+    # By default PEFT asks the hub whether the base had a smaller vocabulary, and would save the embeddings then.
+    weights: dict[str, Tensor] = require("peft").get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=False
+    )
+    return weights
+
+
 def _activate(model: Any, name: str) -> None:
     """Run with, and train, this adapter; everything else is frozen."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -203,7 +217,7 @@ def _is_inside(name: str, module: str) -> bool:
 
 
 def _check_fits(model: Any, weights: Mapping[str, Tensor], name: str, message: Any) -> None:
-    expected = require("peft").get_peft_model_state_dict(model, adapter_name=name)
+    expected = _weights(model, name)
     absent, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if absent or unknown:
         raise RoboprefError(

@@ -40,9 +40,15 @@ class HuggingFaceBackbone(Backbone):
         self._image_id = int(model.config.image_token_id)
 
     def prefix(self, images: Any, instructions: Sequence[str]) -> Prefix:
-        """See ``Backbone.prefix``."""
+        """See ``Backbone.prefix``.
+
+        Raises:
+            RoboprefError: as many pictures as instructions are needed; see also ``resize_images``.
+        """
         weight = self.model.get_input_embeddings().weight
         pixels = self.images.prepare(images).to(weight.device, self._vision_dtype())
+        if len(pixels) != len(instructions):
+            raise RoboprefError(f"{len(pixels)} images do not go with {len(instructions)} instructions.")
         features = self._image_features(pixels)
         rows = [self._prompt_ids(prompt_for(text), features.shape[1]) for text in instructions]
         longest = max(map(len, rows))

@@ -187,9 +187,20 @@ class HFVLAPolicy(nn.Module):
         return tokens
 
     def add_adapter(self, settings: adapters.LoraSettings) -> None:
-        """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there."""
+        """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there.
+
+        Raises:
+            RoboprefError: one is there, and other settings than the usual ones are asked for.
+        """
         if not adapters.has_adapter(self.backbone.model):
             adapters.add_adapter(self.backbone.model, settings, self.backbone.unused_modules)
+            return
+        own = adapters.settings_of(self.backbone.model)
+        if settings not in (own, adapters.LoraSettings()):
+            raise RoboprefError(
+                f"the policy brings an adapter of rank {own.rank}, alpha {own.alpha:g} and dropout {own.dropout:g}, which "
+                f"training goes on with: leave the settings of a new one (--lora-*) out."
+            )
 
     def freeze_reference(self) -> None:
         """Make the present weights the reference: a frozen copy of the adapter, or the base where none was trained.
