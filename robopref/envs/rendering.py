@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, cast
 
 import cv2
@@ -25,7 +26,8 @@ class OffscreenCamera:
     """Square frames of one camera of one model.
 
     The OpenGL context is made at the first frame, in the process that asks for it, and is this camera's own. Textures
-    and meshes are uploaded then; after changing them in the model, ``close()`` makes the next frame upload them again.
+    and meshes are uploaded then; after changing them in the model, ``close()`` makes the next frame upload them again
+    (``upload_textures`` does for textures alone, and faster).
     Colours, lights, and positions of bodies and cameras are read at every frame.
 
     Args:
@@ -72,6 +74,15 @@ class OffscreenCamera:
         up_z = data.cam_xmat[self._camera.fixedcamid].reshape(3, 3)[2, 1]
         # 1 mirrors every row, 0 turns the order of the rows; twenty times faster than NumPy's reversed views.
         return cast("NDArray[np.uint8]", cv2.flip(pixels, 1 if up_z < -0.1 else 0))
+
+    def upload_textures(self, textures: Sequence[int]) -> None:
+        """Show what these textures of the model hold now, without the cost of a new context.
+
+        Args:
+            textures: ids of textures whose pixels, and not their sizes, have changed.
+        """
+        if self._gl is not None:  # else the first frame uploads all of them
+            self._gl.upload_textures(textures)
 
     def close(self) -> None:
         """Free the OpenGL context; harmless when repeated, and the next frame makes a new one."""
@@ -141,6 +152,13 @@ class _GLResources:
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._renderer)
         self._release()
         return self._pixels
+
+    def upload_textures(self, textures: Sequence[int]) -> None:
+        """Replace pixels of textures by those that the model holds now."""
+        self._context.make_current()
+        for texture in textures:
+            mujoco.mjr_uploadTexture(self._model, self._renderer, texture)
+        self._release()
 
     def free(self) -> None:
         """Give everything back to OpenGL."""
