@@ -71,7 +71,7 @@ class MetaWorldTask(MujocoTask):
         self._sim = _make_simulation(task_name, perturbable=bool(perturb))
         layouts = self._sim._random_reset_space
         self._own_range = (layouts.low.copy(), layouts.high.copy())
-        self._spread = 1.0
+        self._own_goals = self._sim.goal_space
         self._pristine_model = {name: getattr(self._sim.model, name).copy() for name in _LAYOUT_FIELDS}
         low, high = (bound.astype(np.float32) for bound in (self._sim._HAND_SPACE.low, self._sim._HAND_SPACE.high))
         super().__init__(
@@ -123,9 +123,7 @@ class MetaWorldTask(MujocoTask):
         return np.stack([state[HAND], *objects, state[GOAL]])
 
     def _reset_scene(self, rng: np.random.Generator, spread: float) -> NDArray[np.float32]:
-        self._spread = spread
-        low, high = self._own_range if spread == 1.0 else self._widened_range(spread)
-        self._sim._random_reset_space = spaces.Box(low, high, dtype=np.float64)
+        self._set_range(spread)
         for _ in range(TRIES):
             self._lay_out(rng)
             if spread == 1.0 or not objects_collide(self.model, self.data):
@@ -135,6 +133,14 @@ class MetaWorldTask(MujocoTask):
         sim = self._sim
         sim._prev_obs = sim._get_curr_obs_combined_no_goal()
         return self._clip(sim._get_obs())
+
+    def _set_range(self, spread: float) -> None:
+        """Where positions are drawn from, and what goals the simulation reports as they are: it clips others."""
+        sim, own = self._sim, spread == 1.0
+        low, high = self._own_range if own else self._widened_range(spread)
+        sim._random_reset_space = spaces.Box(low, high, dtype=np.float64)
+        sim.goal_space = self._own_goals if own else spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        vars(sim).pop("sawyer_observation_space", None)  # cached with the bounds of the goals
 
     def _lay_out(self, rng: np.random.Generator) -> None:
         sim = self._sim
@@ -167,10 +173,7 @@ class MetaWorldTask(MujocoTask):
 
     def _clip(self, state: NDArray[np.float64]) -> NDArray[np.float32]:
         bounds = self._sim.sawyer_observation_space
-        clipped = np.clip(state, bounds.low, bounds.high)
-        if self._spread != 1.0:
-            clipped[GOAL] = state[GOAL]  # the bounds are those of the task's own goals
-        return clipped.astype(np.float32)
+        return np.clip(state, bounds.low, bounds.high).astype(np.float32)
 
 
 def _make_simulation(task_name: str, *, perturbable: bool) -> Any:

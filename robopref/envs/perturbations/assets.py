@@ -46,6 +46,11 @@ def distractor_name(number: int) -> str:
     return f"{PREFIX}distractor{number}"
 
 
+def is_perturbable(model: Any) -> bool:
+    """Whether a model was made by ``perturbable_model``."""
+    return bool(mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_BODY, BACKDROP) >= 0)
+
+
 def spare_materials(model: Any, use: str) -> list[tuple[int, int]]:
     """Material and texture of each spare texture of a use, by their ids."""
     names = [f"{PREFIX}{use}{number}" for number in range(_SPARES[use])]

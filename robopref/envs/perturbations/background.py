@@ -16,12 +16,12 @@ def perturb_background(scene: Scene, rng: np.random.Generator, strength: float) 
     share = min(1.0, _SHARE * strength)
     model = scene.model
     for geoms in scene.surroundings.values():
-        drawn = rng.uniform(0.1, 1.0, 3)
+        drawn = rng.uniform(0.25, 1.0, 3)
         for geom in geoms:
             colour = (1 - share) * colour_of(model, geom) + share * drawn
             model.geom_rgba[geom] = (*colour, 1.0)
             model.geom_matid[geom] = -1
-    ground, walls = share * rng.uniform(0.1, 1.0, (2, 3))
+    ground, walls = share * rng.uniform(0.25, 1.0, (2, 3))
     for geom in range(model.ngeom):
         name = model.geom(geom).name
         if name.startswith(BACKDROP):

@@ -1,7 +1,7 @@
 """Perturbation ``distractor``: further objects on the table that have nothing to do with the task.
 
-They are seen and not felt: the robot passes through them, so that the task is mechanically the same. They keep away
-from its objects, its goal and the ways between them.
+They are seen and not felt: the robot passes through them, so that the task is mechanically the same. They lie where the
+policy's camera looks, and keep away from the task's objects, its goal and the ways between them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def perturb_distractor(scene: Scene, rng: np.random.Generator, strength: float) 
         low, high = np.array(surface.low) + radius, np.array(surface.high) - radius
         for _ in range(_TRIES):
             place = rng.uniform(low, high)
-            if _is_free(place, radius, scene.landmarks[:, :2], boxes, placed):
+            if _is_in_view(scene, np.append(place, surface.z)) and _is_free(place, radius, scene.landmarks[:, :2], boxes, placed):
                 placed.append((place, radius))
                 geom = model.body_geomadr[body]
                 model.body_pos[body] = (*place, surface.z + height)
@@ -84,6 +84,13 @@ def _bounds(scene: Scene, geom: int) -> tuple[NDArray[np.float64], NDArray[np.fl
 def _footprint(scene: Scene, geom: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     centre, half = _bounds(scene, geom)
     return centre[:2], half[:2]
+
+
+def _is_in_view(scene: Scene, point: NDArray[np.float64]) -> bool:
+    """Whether the camera, where it is before any perturbation, has a point well inside its square picture."""
+    x, y, z = scene.data.cam_xmat[scene.camera].reshape(3, 3).T @ (point - scene.data.cam_xpos[scene.camera])
+    edge = 0.9 * np.tan(np.radians(scene.model.cam_fovy[scene.camera]) / 2)
+    return bool(z < 0 and max(abs(x), abs(y)) < -z * edge)  # cameras look along their negative z axis
 
 
 def _is_free(

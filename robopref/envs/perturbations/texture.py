@@ -7,7 +7,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from robopref.envs.perturbations.assets import spare_materials
+from robopref.envs.perturbations.assets import is_perturbable, spare_materials
 from robopref.envs.perturbations.scene import Scene, colour_of, texture_pixels
 
 PATTERNS = ("noise", "checker", "stripes")
@@ -40,7 +40,9 @@ def perturb_texture(scene: Scene, rng: np.random.Generator, strength: float) -> 
 
 
 def textures_in_use(model: mujoco.MjModel) -> list[int]:
-    """Ids of the textures that ``perturb_texture`` draws."""
+    """Ids of the textures that ``perturb_texture`` draws; none in a model that was not made to be perturbed."""
+    if not is_perturbable(model):
+        return []
     return [texture for use in ("plane", "surface", "object") for _, texture in spare_materials(model, use)]
 
 
