@@ -12,6 +12,7 @@ from robopref.envs.perturbations.options import KINDS
 from robopref.envs.registry import make_task
 
 _HEADING = 22  # pixels
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 85]  # of another format's file no heed is taken
 
 
 def main() -> None:
@@ -19,15 +20,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/perturbations.jpg"))
     parser.add_argument("--tasks", nargs="+", default=["peg-insert-side", "bin-picking", "fetch-push"])
-    parser.add_argument("--size", type=int, default=192, help="pixels a side of one picture")
+    parser.add_argument("--size", type=int, default=176, help="pixels a side of a picture")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=3)
     options = parser.parse_args()
     columns: list[tuple[str, ...]] = [(), *((kind,) for kind in KINDS), KINDS]
     rows = []
-    for task in options.tasks:
+    for seed, task in enumerate(options.tasks, start=options.seed):
         env = make_task(task, image_size=options.size, perturb=KINDS, perturb_strength=options.strength)
-        pictures = [env.reset(seed=options.seed, options={"perturb": kinds})[0]["image"] for kinds in columns]
+        pictures = [env.reset(seed=seed, options={"perturb": kinds})[0]["image"] for kinds in columns]
         env.close()
         rows.append(np.concatenate(pictures, axis=1))
     heading = np.full((_HEADING, options.size * len(columns), 3), 255, np.uint8)
@@ -37,7 +38,7 @@ def main() -> None:
         cv2.putText(heading, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
     sheet = np.concatenate([heading, *rows])
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(options.out), sheet[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    cv2.imwrite(str(options.out), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), _JPEG)
 
 
 if __name__ == "__main__":

@@ -195,7 +195,6 @@ class MujocoPainter:
         for name, view in zip(self.cameras, self._views, strict=True):
             yield name, view.frame(self._data)
 
-
     def _textures(self) -> bytes:
         """The pixels of the spare textures, which need to be uploaded when they have changed."""
         from robopref.envs.perturbations.scene import texture_pixels

@@ -162,7 +162,9 @@ class FetchTask(MujocoTask):
         tries = 1
         while not self._is_usable(observed, spread):
             if tries == 10 * TRIES:
-                raise RoboprefError(f"{self.task_name}: no layout from {spread:g} times the task's own range is usable.")
+                raise RoboprefError(
+                    f"{self.task_name}: no layout from {spread:g} times the task's own range is usable."
+                )
             observed, _ = self._sim.reset()
             tries += 1
         # gymnasium-robotics moves the target's marker only when it renders.
@@ -213,7 +215,7 @@ class _Loader:
 def _perturbable(simulation: Any) -> Any:
     """A simulation's class whose model has what perturbations need."""
 
-    class Perturbable(simulation):  # type: ignore[misc]
+    class Perturbable(simulation):
         def _initialize_simulation(self) -> None:
             self._mujoco = _Loader()
             super()._initialize_simulation()

@@ -34,8 +34,8 @@ _SURFACE = Surface(low=(-0.45, 0.42), high=(0.45, 0.93), z=0.0)
 
 _REACHABLE = (np.array([-0.45, 0.4, 0.05]), np.array([0.45, 0.92, 0.4]))
 """Limits in metres of where positions are drawn when their range is widened: the hand's, less some margin."""
-_NARROWER = {"bin-picking": (np.array([-0.21, 0.63, 0.02]), np.array([-0.03, 0.77, 0.02]))}
-"""The same for tasks whose object lies in something: inside of it."""
+_NARROWER = {"bin-picking": (np.array([-0.21, 0.645, 0.02]), np.array([-0.03, 0.755, 0.02]))}
+"""The same for tasks whose object lies in something: inside of it, with room for the fingers."""
 
 _IN_THE_AIR = 0.05  # metres: a goal whose height varies by more does not lie on something
 
@@ -190,7 +190,7 @@ def _make_simulation(task_name: str, *, perturbable: bool) -> Any:
 def _perturbable(simulation: Any) -> Any:
     """A simulation's class whose model has what perturbations need."""
 
-    class Perturbable(simulation):  # type: ignore[misc]
+    class Perturbable(simulation):
         def _initialize_simulation(self) -> tuple[Any, Any]:
             model = perturbable_model(self.fullpath)
             return model, mujoco.MjData(model)

@@ -163,7 +163,7 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
         self._perturb_looks(scene_seed, kinds, state)
         self._steps_left = self.horizon
         self._has_scene = True
-        info = {"success": False, "seed": seed, "task": self.task_name, "instruction": self.instruction}
+        info: dict[str, Any] = {"success": False, "seed": seed, "task": self.task_name, "instruction": self.instruction}
         if kinds:
             info |= {"perturb": list(kinds), "perturb_strength": self.perturb_strength}
         return self._observe(state), info

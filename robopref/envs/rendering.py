@@ -48,6 +48,7 @@ class OffscreenCamera:
             raise RoboprefError(f"there is no camera {camera!r} in this scene: use one of {', '.join(names)}.")
         self.size = size
         self._model = model
+        self._original_place = model.cam_pos[camera_id].copy()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = camera_id
@@ -99,11 +100,15 @@ class OffscreenCamera:
     def _triangle_size(self) -> float:
         """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene.
 
-        Judged in the model's rest pose, so that frames do not depend on where a moving camera was at the first one.
+        Judged in the model's rest pose and with the camera in its original place, so that frames do not depend on where
+        a moving or shifted camera was at the first one.
         """
         camera_id = self._camera.fixedcamid
         rest = mujoco.MjData(self._model)
+        place = self._model.cam_pos[camera_id].copy()
+        self._model.cam_pos[camera_id] = self._original_place
         mujoco.mj_forward(self._model, rest)
+        self._model.cam_pos[camera_id] = place
         distance = max(0.1, float(np.linalg.norm(rest.cam_xpos[camera_id] - self._model.stat.center)))
         view = 2 * distance * math.tan(math.radians(float(self._model.cam_fovy[camera_id])) / 2)
         return 0.4 * view / self.size

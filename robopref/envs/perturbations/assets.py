@@ -88,6 +88,4 @@ def _add_backdrop(spec: Any, centre: Any) -> None:
 
 
 def _add_hidden(body: Any, name: str, kind: Any, size: Any, pos: Any = (0.0, 0.0, 0.0)) -> None:
-    body.add_geom(
-        name=name, type=kind, size=size, pos=pos, contype=0, conaffinity=0, mass=_MASS, group=1, rgba=_HIDDEN
-    )
+    body.add_geom(name=name, type=kind, size=size, pos=pos, contype=0, conaffinity=0, mass=_MASS, group=1, rgba=_HIDDEN)

@@ -40,7 +40,9 @@ def perturb_distractor(scene: Scene, rng: np.random.Generator, strength: float) 
         low, high = np.array(surface.low) + radius, np.array(surface.high) - radius
         for _ in range(_TRIES):
             place = rng.uniform(low, high)
-            if _is_in_view(scene, np.append(place, surface.z)) and _is_free(place, radius, scene.landmarks[:, :2], boxes, placed):
+            if _is_in_view(scene, np.append(place, surface.z)) and _is_free(
+                place, radius, scene.landmarks[:, :2], boxes, placed
+            ):
                 placed.append((place, radius))
                 geom = model.body_geomadr[body]
                 model.body_pos[body] = (*place, surface.z + height)

@@ -16,7 +16,7 @@ _CONTRAST = 0.75
 
 
 def perturb_texture(scene: Scene, rng: np.random.Generator, strength: float) -> None:
-    """Draw new textures and lay them over the scene.
+    """Draw new textures and lay them over the scene; ``strength`` is of their contrast.
 
     Surroundings take any two colours. Objects get darker patterns on their own colour, by which an instruction may
     tell them apart.
