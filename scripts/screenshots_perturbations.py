@@ -19,7 +19,7 @@ def main() -> None:
     """Write the sheet: a row for each task, a column for each perturbation and one for two of them together."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/perturbations.jpg"))
-    parser.add_argument("--tasks", nargs="+", default=["peg-insert-side", "bin-picking", "fetch-push"])
+    parser.add_argument("--tasks", nargs="+", default=["peg-insert-side", "pick-place", "fetch-push"])
     parser.add_argument("--size", type=int, default=176, help="pixels a side of a picture")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=3)
