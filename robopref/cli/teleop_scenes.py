@@ -1,8 +1,8 @@
 """The world as the operator's picture shows it: written down in the control loop, drawn in another process.
 
 Drawing a robot's scene on a CPU takes tens of milliseconds, so the control loop only copies the state of the simulation
-into shared memory (tens of microseconds), and the station's process draws the newest one whenever it is done with the
-one before.
+into shared memory (tens of microseconds, or half a millisecond where textures may change), and the station's process
+draws the newest one whenever it is done with the one before.
 """
 
 from __future__ import annotations
