@@ -13,6 +13,7 @@ from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.policies.vla.options import PLAIN, VLAOptions
 from robopref.trajectory import Actor, Outcome, takeover_count
@@ -40,6 +41,7 @@ class Collect:
     """Processes; 0 takes one per core, four at most."""
     resume: bool = False
     """Go on with an interrupted collection."""
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = ORIGINAL
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
@@ -49,7 +51,7 @@ def run_collect(config: Collect) -> bool:
     from robopref.store.store import EpisodeStore
 
     policy = load_policy(config.policy, config.vla)  # what cannot be loaded is said before anything is written
-    check_task(config.task)
+    check_task(config.task, config.perturbation, image=config.image)
     seeds = episode_seeds("collect", config.seed, config.episodes)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "collect", config, resume=config.resume, identity=identity)
@@ -68,6 +70,7 @@ def run_collect(config: Collect) -> bool:
         operator=asdict(config.operator),
         store=config.out,
         paraphrase=config.paraphrase,
+        perturbation=config.perturbation,
     )
     workers = config.workers or default_workers(policy)
     with graceful_interrupt() as interrupt, progress_bar(f"deployment: {config.task}", config.episodes) as progress:
@@ -76,7 +79,7 @@ def run_collect(config: Collect) -> bool:
         for _ in run_episodes(setup, jobs, workers=workers, should_stop=interrupt, policy=policy):
             finished += 1
             progress(finished, config.episodes)
-    summary = collection_summary(config.out) | identity
+    summary = collection_summary(config.out) | identity | config.perturbation.to_json()
     write_json(config.out / "summary.json", summary)
     console.print(
         f"{summary['episodes']} episodes in {config.out}: {summary['takeovers']} takeovers, "

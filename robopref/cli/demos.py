@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from robopref.cli.console import console, progress_bar
 from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_workers, run_episodes
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run
 from robopref.cli.seeds import episode_seeds
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.trajectory import Outcome
 
@@ -35,6 +39,7 @@ class Demos:
     """Processes; 0 takes one per core, four at most."""
     resume: bool = False
     """Go on with an interrupted recording."""
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = ORIGINAL
 
 
 def run_demos(config: Demos) -> bool:
@@ -46,7 +51,7 @@ def run_demos(config: Demos) -> bool:
     from robopref.store.store import EpisodeStore
 
     for task in config.task:
-        check_task(task)
+        check_task(task, config.perturbation, image=config.image)
     if config.episodes < 1:
         raise RoboprefError(f"--episodes is at least 1, got {config.episodes}.")
     # A few spare seeds stand in for attempts that the expert fails.
@@ -61,6 +66,7 @@ def run_demos(config: Demos) -> bool:
             image_size=config.image_size,
             store=config.out,
             paraphrase=config.paraphrase,
+            perturbation=config.perturbation,
         )
         infos = [store.info(i) for i in store.episode_ids()]
         # An attempt that was cut off is kept, but it is no demonstration: its seed is run again.

@@ -36,7 +36,13 @@ class EpisodeRunner:
     def __init__(self, setup: EpisodeSetup, policy: Any = None) -> None:
         self._setup = setup
         self._policy = policy
-        task_env: Any = make_task(setup.task, image="image" in setup.observation_keys, image_size=setup.image_size)
+        task_env: Any = make_task(
+            setup.task,
+            image="image" in setup.observation_keys,
+            image_size=setup.image_size,
+            perturb=setup.perturbation.perturb,
+            perturb_strength=setup.perturbation.perturb_strength,
+        )
         self._task: Any = task_env.unwrapped
         self._env: gym.Env[Any, Any] = task_env
         self._watcher: WatchOnly | None = None
@@ -62,6 +68,7 @@ class EpisodeRunner:
     def _kept(self) -> dict[str, Any]:
         """What goes with each recording: nobody waits for a simulation's clock, so its rate is not in the times."""
         extra: dict[str, Any] = {"operator": self._setup.operator} if self._setup.operator else {}
+        extra |= self._setup.perturbation.to_json()
         rate = getattr(self._task, "hz", None)  # of a user's own task perhaps unknown
         return extra if rate is None else extra | {"hz": rate}
 

@@ -12,6 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import PLAIN, VLAOptions
 
@@ -40,6 +41,7 @@ class EpisodeSetup:
     operator: dict[str, Any] = field(default_factory=dict)
     store: Path | None = None
     paraphrase: bool = False
+    perturbation: PerturbationOptions = ORIGINAL
 
 
 @dataclass(frozen=True)
@@ -144,14 +146,15 @@ def _run_in_worker(job: EpisodeJob) -> EpisodeResult:
     return _worker.run(job)
 
 
-def check_task(name: str) -> None:
-    """See that a task can be had, before anything is written.
+def check_task(name: str, perturbation: PerturbationOptions = ORIGINAL, *, image: bool = True) -> None:
+    """See that a task can be had, and be perturbed so, before anything is written.
 
     Raises:
-        RoboprefError: no such task, or its factory does not work.
+        RoboprefError: no such task, its factory does not work, or the perturbations do not fit it.
     """
-    from robopref.envs.registry import TASKS, make_task
+    from robopref.envs.registry import TASKS, check_task_perturbations, make_task
 
+    check_task_perturbations(name, perturbation.perturb, perturbation.perturb_strength, image=image)
     if name not in TASKS:  # a known name is taken at its word: making it would load a simulator here
         make_task(name, image=False).close()
 

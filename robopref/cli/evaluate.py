@@ -15,6 +15,7 @@ from robopref.cli.episodes import EpisodeJob, EpisodeSetup, check_task, default_
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.cli.seeds import episode_seeds
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.rollouts import EpisodeResult
 from robopref.human_io.scripted import ScriptedOperatorConfig
@@ -43,6 +44,7 @@ class Evaluate:
     """Processes; 0 takes one per core, four at most."""
     resume: bool = False
     """Go on with an interrupted evaluation."""
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = ORIGINAL
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
@@ -51,7 +53,8 @@ def run_evaluate(config: Evaluate) -> bool:
     from robopref.policies.registry import load_policy, policy_id
 
     policy = load_policy(config.policy, config.vla)
-    check_task(config.task)
+    observed = tuple({"state", "proprio", *getattr(policy, "observation_keys", ("image",))})
+    check_task(config.task, config.perturbation, image="image" in observed)
     if config.videos < 0:
         raise RoboprefError(f"--videos is at least 0, got {config.videos}.")
     seeds = episode_seeds("evaluate", config.seed, config.episodes)
@@ -69,11 +72,12 @@ def run_evaluate(config: Evaluate) -> bool:
     setup = EpisodeSetup(
         role="evaluate",
         task=config.task,
-        observation_keys=tuple({"state", "proprio", *getattr(policy, "observation_keys", ("image",))}),
+        observation_keys=observed,
         image_size=config.image_size or image_size_of(policy),
         policy=config.policy,
         vla=config.vla,
         operator=asdict(config.operator),
+        perturbation=config.perturbation,
     )
     workers = config.workers or default_workers(policy)
     with (
@@ -94,6 +98,7 @@ def run_evaluate(config: Evaluate) -> bool:
     summary = {
         "task": config.task,
         **identity,
+        **config.perturbation.to_json(),
         "result": {name: rate_json(rate) for name, rate in rates.items()},
         "seeds": {"evaluation": seeds},
         "versions": versions(),

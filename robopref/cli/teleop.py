@@ -16,6 +16,7 @@ from robopref.cli.console import console
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import check_run, read_json, start_run, write_json
 from robopref.cli.seeds import episode_seeds
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.policies.vla.options import PLAIN, VLAOptions
@@ -98,6 +99,7 @@ class Teleop:
     seed: int = 0
     resume: bool = False
     """Go on with an interrupted session."""
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = ORIGINAL
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
 
 
@@ -177,6 +179,8 @@ def _make_world(config: Teleop) -> World:
     from robopref.cli.teleop_worlds import game_world, robot_world
 
     if config.game is not None:
+        if config.perturbation.perturb:
+            raise RoboprefError("perturbations change MuJoCo scenes, which a game has not: leave --perturb out.")
         return game_world(config.policy, config.game, trust=config.trust)
     return robot_world(
         config.policy,
@@ -185,6 +189,7 @@ def _make_world(config: Teleop) -> World:
         image=config.image,
         image_size=config.image_size,
         paraphrase=config.paraphrase,
+        perturbation=config.perturbation,
     )
 
 
@@ -244,7 +249,7 @@ def _operator_settings(config: Teleop) -> dict[str, Any]:
 
 
 def _summarize(config: Teleop, session: SessionSummary, identity: dict[str, str]) -> None:
-    summary = collection_summary(config.out) | identity | {"session": session.to_json()}
+    summary = collection_summary(config.out) | identity | config.perturbation.to_json() | {"session": session.to_json()}
     write_json(config.out / "summary.json", summary)
     outcomes = ", ".join(f"{count} {name}" for name, count in session.outcomes.items() if count) or "none"
     jitter = session.worst_jitter

@@ -1,8 +1,8 @@
 """The world as the operator's picture shows it: written down in the control loop, drawn in another process.
 
 Drawing a robot's scene on a CPU takes tens of milliseconds, so the control loop only copies the state of the simulation
-into shared memory (tens of microseconds), and the station's process draws the newest one whenever it is done with the
-one before.
+into shared memory (tens of microseconds, or half a millisecond where textures may change), and the station's process
+draws the newest one whenever it is done with the one before.
 """
 
 from __future__ import annotations
@@ -25,9 +25,20 @@ _CAPTURED = struct.Struct("<q")
 
 _LOOKS = (
     "body_pos", "body_quat", "geom_pos", "geom_quat", "geom_size", "geom_rgba", "site_pos", "site_quat", "site_size",
-    "site_rgba", "mat_rgba", "cam_pos", "cam_quat", "light_pos", "light_dir",
+    "site_rgba", "mat_rgba", "geom_matid", "cam_pos", "cam_quat", "light_pos", "light_dir", "light_diffuse",
+    "light_ambient", "light_specular",
 )  # fmt: skip
-"""Fields of a ``mujoco.MjModel`` that tasks change while they run, and that a picture shows."""
+"""Fields of a ``mujoco.MjModel`` that tasks and perturbations change while they run, and that a picture shows."""
+
+
+def _looks_of(model: Any) -> list[NDArray[Any]]:
+    """Views of all that is sent of a model: its headlight and the pixels of its spare textures too."""
+    from robopref.envs.perturbations.scene import texture_pixels
+    from robopref.envs.perturbations.texture import textures_in_use
+
+    headlight = model.vis.headlight
+    textures = [texture_pixels(model, texture) for texture in textures_in_use(model)]
+    return [*(getattr(model, name) for name in _LOOKS), headlight.ambient, headlight.diffuse, *textures]
 
 
 class Painter(Protocol):
@@ -112,13 +123,14 @@ def _mujoco_scene(task: Any, context: SpawnContext, size: int, cameras: tuple[st
 
     full = int(mujoco.mjtState.mjSTATE_INTEGRATION)
     state = np.zeros(mujoco.mj_stateSize(task.model, full))
-    total = state.nbytes + sum(getattr(task.model, name).nbytes for name in _LOOKS)
+    looks = _looks_of(task.model)
+    total = state.nbytes + sum(values.nbytes for values in looks)
     painter = MujocoPainter(task.model, cameras, size, SharedSlot(context, _CAPTURED.size + total))
 
     def write(buffer: NDArray[np.uint8]) -> None:
         mujoco.mj_getState(task.model, task.data, state, full)
         start = 0
-        for values in (state, *(getattr(task.model, name) for name in _LOOKS)):
+        for values in (state, *looks):
             buffer[start : start + values.nbytes] = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
             start += values.nbytes
 
@@ -166,16 +178,29 @@ class MujocoPainter:
         """See ``Painter``."""
         import mujoco
 
+        from robopref.envs.perturbations.texture import textures_in_use
+
         start = 0
-        for values in (self._state, *(getattr(self._model, name) for name in _LOOKS)):
+        textures_before = self._textures()
+        for values in (self._state, *_looks_of(self._model)):
             flat = np.frombuffer(scene, values.dtype, values.size, start)
             values[...] = flat.reshape(values.shape)
             start += values.nbytes
+        if self._textures() != textures_before:
+            for view in self._views:
+                view.upload_textures(textures_in_use(self._model))
         mujoco.mj_setState(self._model, self._data, self._state, int(mujoco.mjtState.mjSTATE_INTEGRATION))
         for update in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_camlight, mujoco.mj_flex, mujoco.mj_tendon):
             update(self._model, self._data)
         for name, view in zip(self.cameras, self._views, strict=True):
             yield name, view.frame(self._data)
+
+    def _textures(self) -> bytes:
+        """The pixels of the spare textures, which need to be uploaded when they have changed."""
+        from robopref.envs.perturbations.scene import texture_pixels
+        from robopref.envs.perturbations.texture import textures_in_use
+
+        return b"".join(texture_pixels(self._model, t).tobytes() for t in textures_in_use(self._model))
 
 
 def _screen_scene(pixels: Callable[[], Any], shape: tuple[int, ...], context: SpawnContext, enlarge: int) -> Scene:

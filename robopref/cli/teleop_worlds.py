@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.human_io.station_operator import ActionLayout
 from robopref.policies.vla.options import VLAOptions
@@ -55,7 +56,14 @@ class World:
 
 
 def robot_world(
-    policy_name: str, task: str, vla: VLAOptions, *, image: bool, image_size: int | None, paraphrase: bool
+    policy_name: str,
+    task: str,
+    vla: VLAOptions,
+    *,
+    image: bool,
+    image_size: int | None,
+    paraphrase: bool,
+    perturbation: PerturbationOptions = ORIGINAL,
 ) -> World:
     """A robot task under a policy that writes actions.
 
@@ -68,7 +76,13 @@ def robot_world(
     from robopref.policies.registry import load_policy, policy_id
 
     policy = load_policy(policy_name, vla)
-    env = make_task(task, image=image, image_size=image_size or image_size_of(policy))
+    env = make_task(
+        task,
+        image=image,
+        image_size=image_size or image_size_of(policy),
+        perturb=perturbation.perturb,
+        perturb_strength=perturbation.perturb_strength,
+    )
     runner = PolicyRunner(policy, env.action_space)  # which checks that the actions are a Box of the policy's size
     base: Any = env.unwrapped
     space: Any = env.action_space
@@ -83,6 +97,7 @@ def robot_world(
         policy_id=policy_id(policy_name, vla),
         instruction=lambda seed: instruction_for(base, seed, paraphrase),
         hz=ROBOT_HZ,
+        extra=perturbation.to_json(),
     )
 
 

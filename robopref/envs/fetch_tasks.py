@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 from robopref.envs.fetch_experts import FetchPickAndPlaceExpert, FetchPushExpert, FetchReachExpert
 from robopref.envs.mujoco_task import MujocoTask
+from robopref.envs.perturbations.assets import perturbable_model
+from robopref.envs.perturbations.position import TRIES, objects_collide
+from robopref.envs.perturbations.scene import Surface
 from robopref.errors import RoboprefError
 from robopref.protocols import Expert, Observation
 
@@ -25,6 +28,10 @@ except ImportError as error:
         f'the Fetch tasks need gymnasium-robotics ({error}): install it with `pip install "robopref[fetch]"`.'
     ) from error
 
+_SURFACE = Surface(low=(1.08, 0.43), high=(1.52, 1.07), z=0.4)
+"""The table, less a margin of 3 cm."""
+_REACHABLE = (np.array([1.1, 0.45, 0.42]), np.array([1.5, 1.05, 0.95]))
+"""Limits in metres of objects and goals when their range is widened: on or above the table, within the arm's reach."""
 _MAX_GRIPPER_OPENING = 0.1  # metres between the open fingers
 
 
@@ -84,13 +91,16 @@ class FetchTask(MujocoTask):
         camera: str | None = None,
         horizon: int | None = None,
         render_mode: str | None = "rgb_array",
+        perturb: Sequence[str] = (),
+        perturb_strength: float = 1.0,
     ) -> None:
         spec = _SPECS[task_name]
         self.task_name = task_name
         self.instruction = spec.instruction
         self.paraphrases = spec.paraphrases
         self._spec = spec
-        self._sim = spec.simulation()
+        self._sim = _perturbable(spec.simulation)() if perturb else spec.simulation()
+        self._own_ranges = (self._sim.obj_range, self._sim.target_range)
         self._target_site = mujoco.mj_name2id(self._sim.model, mujoco.mjtObj.mjOBJ_SITE, "target0")
         handle = self._sim.model.body("robot0:mocap").id  # long green bars, drawn where the hand is told to go
         self._sim.model.geom_rgba[self._sim.model.geom_bodyid == handle, 3] = 0.0
@@ -103,6 +113,8 @@ class FetchTask(MujocoTask):
             camera=camera or "external_camera_0",
             horizon=100 if horizon is None else horizon,
             render_mode=render_mode,
+            perturb=perturb,
+            perturb_strength=perturb_strength,
         )
 
     @property
@@ -133,16 +145,46 @@ class FetchTask(MujocoTask):
         cube = state[3:6]
         return -float(np.linalg.norm(hand - cube) + np.linalg.norm(cube - goal))
 
-    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    @property
+    def surface(self) -> Surface:
+        """The table."""
+        return _SURFACE
+
+    def landmarks(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hand, the object if there is one, goal."""
+        objects = [state[3:6]] if self._sim.has_object else []
+        return np.stack([state[:3], *objects, state[-3:]])
+
+    def _reset_scene(self, rng: np.random.Generator, spread: float) -> NDArray[np.float32]:
         self._sim.np_random = rng
+        self._sim.obj_range, self._sim.target_range = (spread * own for own in self._own_ranges)
         observed, _ = self._sim.reset()
-        while self._sim._is_success(observed["achieved_goal"], observed["desired_goal"]):  # nothing left to do
+        tries = 1
+        while not self._is_usable(observed, spread):
+            if tries == 10 * TRIES:
+                raise RoboprefError(
+                    f"{self.task_name}: no layout from {spread:g} times the task's own range is usable."
+                )
             observed, _ = self._sim.reset()
+            tries += 1
         # gymnasium-robotics moves the target's marker only when it renders.
         site = self._target_site
         self.model.site_pos[site] = self._sim.goal - self.data.xpos[self.model.site_bodyid[site]]
         mujoco.mj_forward(self.model, self.data)
         return _flat_state(observed)
+
+    def _is_usable(self, observed: dict[str, NDArray[np.float64]], spread: float) -> bool:
+        """Whether something is left to do, and it can be done."""
+        thing, goal = observed["achieved_goal"], observed["desired_goal"]
+        if self._sim._is_success(thing, goal):
+            return False
+        if spread == 1.0:
+            return True
+        low, high = _REACHABLE
+        places = [goal, thing] if self._sim.has_object else [goal]
+        return all(bool(((low <= p) & (p <= high)).all()) for p in places) and not objects_collide(
+            self.model, self.data
+        )
 
     def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
         observed, reward, _, _, info = self._sim.step(action)
@@ -156,3 +198,27 @@ class FetchTask(MujocoTask):
 
 def _flat_state(observed: dict[str, NDArray[np.float64]]) -> NDArray[np.float32]:
     return np.concatenate([observed["observation"], observed["desired_goal"]]).astype(np.float32)
+
+
+class _Loader:
+    """The module ``mujoco``, but for files of models, which get what perturbations need."""
+
+    class MjModel:
+        """Stands in for ``mujoco.MjModel``."""
+
+        from_xml_path = staticmethod(perturbable_model)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(mujoco, name)
+
+
+def _perturbable(simulation: Any) -> Any:
+    """A simulation's class whose model has what perturbations need."""
+
+    class Perturbable(simulation):
+        def _initialize_simulation(self) -> None:
+            self._mujoco = _Loader()
+            super()._initialize_simulation()
+            self._mujoco = mujoco
+
+    return Perturbable

@@ -6,6 +6,7 @@ reset puts back all that an episode changes and then lays out the scene from the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -17,10 +18,26 @@ from numpy.typing import NDArray
 from robopref.envs.metaworld_experts import GRIPPER, HAND, OBJECT, MetaWorldExpert
 from robopref.envs.metaworld_specs import METAWORLD_SPECS
 from robopref.envs.mujoco_task import MujocoTask
+from robopref.envs.perturbations.assets import perturbable_model
+from robopref.envs.perturbations.position import TRIES, objects_collide, widened
+from robopref.envs.perturbations.scene import Surface
+from robopref.errors import RoboprefError
 from robopref.protocols import Observation
 
 GOAL = slice(36, 39)
 """Where the goal's x, y, z are in the state."""
+
+_SECOND_OBJECT = slice(11, 14)
+
+_SURFACE = Surface(low=(-0.45, 0.42), high=(0.45, 0.93), z=0.0)
+"""The part of the table that the cameras show and the arm's pedestal leaves free."""
+
+_REACHABLE = (np.array([-0.45, 0.4, 0.05]), np.array([0.45, 0.92, 0.4]))
+"""Limits in metres of where positions are drawn when their range is widened: the hand's, less some margin."""
+_NARROWER = {"bin-picking": (np.array([-0.21, 0.645, 0.02]), np.array([-0.03, 0.755, 0.02]))}
+"""The same for tasks whose object lies in something: inside of it, with room for the fingers."""
+
+_IN_THE_AIR = 0.05  # metres: a goal whose height varies by more does not lie on something
 
 _LAYOUT_FIELDS = ("body_pos", "body_quat", "site_pos", "site_quat")
 """The fields of the model that Meta-World's resets write into."""
@@ -43,13 +60,18 @@ class MetaWorldTask(MujocoTask):
         camera: str | None = None,
         horizon: int | None = None,
         render_mode: str | None = "rgb_array",
+        perturb: Sequence[str] = (),
+        perturb_strength: float = 1.0,
     ) -> None:
         spec = METAWORLD_SPECS[task_name]
         self.task_name = task_name
         self.instruction = spec.instruction
         self.paraphrases = spec.paraphrases
         self._spec = spec
-        self._sim = _make_simulation(task_name)
+        self._sim = _make_simulation(task_name, perturbable=bool(perturb))
+        layouts = self._sim._random_reset_space
+        self._own_range = (layouts.low.copy(), layouts.high.copy())
+        self._own_goals = self._sim.goal_space
         self._pristine_model = {name: getattr(self._sim.model, name).copy() for name in _LAYOUT_FIELDS}
         low, high = (bound.astype(np.float32) for bound in (self._sim._HAND_SPACE.low, self._sim._HAND_SPACE.high))
         super().__init__(
@@ -61,6 +83,8 @@ class MetaWorldTask(MujocoTask):
             camera=camera or spec.camera,
             horizon=spec.horizon if horizon is None else horizon,
             render_mode=render_mode,
+            perturb=perturb,
+            perturb_strength=perturb_strength,
         )
 
     @property
@@ -88,7 +112,37 @@ class MetaWorldTask(MujocoTask):
         moved = state[HAND] if self._spec.object_is_hand else state[OBJECT]
         return -float(np.linalg.norm(state[HAND] - moved) + np.linalg.norm(moved - state[GOAL]))
 
-    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    @property
+    def surface(self) -> Surface:
+        """The middle of the table."""
+        return _SURFACE
+
+    def landmarks(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Hand, the object or two, goal."""
+        objects = [state[where] for where in (OBJECT, _SECOND_OBJECT) if state[where].any()]  # zeros: there is none
+        return np.stack([state[HAND], *objects, state[GOAL]])
+
+    def _reset_scene(self, rng: np.random.Generator, spread: float) -> NDArray[np.float32]:
+        self._set_range(spread)
+        for _ in range(TRIES):
+            self._lay_out(rng)
+            if spread == 1.0 or not objects_collide(self.model, self.data):
+                break
+        else:
+            raise RoboprefError(f"{self.task_name}: no room for a layout from {spread:g} times the task's own range.")
+        sim = self._sim
+        sim._prev_obs = sim._get_curr_obs_combined_no_goal()
+        return self._clip(sim._get_obs())
+
+    def _set_range(self, spread: float) -> None:
+        """Where positions are drawn from, and what goals the simulation reports as they are: it clips others."""
+        sim, own = self._sim, spread == 1.0
+        low, high = self._own_range if own else self._widened_range(spread)
+        sim._random_reset_space = spaces.Box(low, high, dtype=np.float64)
+        sim.goal_space = self._own_goals if own else spaces.Box(-np.inf, np.inf, (3,), np.float64)
+        vars(sim).pop("sawyer_observation_space", None)  # cached with the bounds of the goals
+
+    def _lay_out(self, rng: np.random.Generator) -> None:
         sim = self._sim
         for name, values in self._pristine_model.items():
             getattr(sim.model, name)[:] = values
@@ -96,8 +150,18 @@ class MetaWorldTask(MujocoTask):
         mujoco.mj_resetData(sim.model, sim.data)
         sim.reset_model()
         mujoco.mj_forward(sim.model, sim.data)  # some tasks move bodies last and leave their positions stale
-        sim._prev_obs = sim._get_curr_obs_combined_no_goal()
-        return self._clip(sim._get_obs())
+
+    def _widened_range(self, spread: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Of one or two positions x, y, z; only goals that may be at any height get a wider range of it."""
+        low, high = self._own_range
+        places = len(low) // 3
+        limits = [_REACHABLE] * places
+        if self.task_name in _NARROWER:
+            limits[0] = _NARROWER[self.task_name]
+        within = (np.concatenate([limit[0] for limit in limits]), np.concatenate([limit[1] for limit in limits]))
+        wide = widened(low, high, spread, within=within)
+        lies = np.tile([False, False, True], places) & (high - low < _IN_THE_AIR)
+        return np.where(lies, low, wide[0]), np.where(lies, high, wide[1])
 
     def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
         self._sim.curr_path_length = 0  # the horizon is ours, Meta-World's 500 steps are not
@@ -112,11 +176,23 @@ class MetaWorldTask(MujocoTask):
         return np.clip(state, bounds.low, bounds.high).astype(np.float32)
 
 
-def _make_simulation(task_name: str) -> Any:
-    sim = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"]()
+def _make_simulation(task_name: str, *, perturbable: bool) -> Any:
+    made: Any = ALL_V3_ENVIRONMENTS[f"{task_name}-v3"]
+    sim = _perturbable(made)() if perturbable else made()
     sim._set_task_called = True  # tasks come from the seed, not from Meta-World's benchmark pickles
     sim._freeze_rand_vec = False
     sim.seeded_rand_vec = True
     sim._partially_observable = False
     del sim.sawyer_observation_space  # cached while the goal was still hidden; recomputed with the goal's bounds
     return sim
+
+
+def _perturbable(simulation: Any) -> Any:
+    """A simulation's class whose model has what perturbations need."""
+
+    class Perturbable(simulation):
+        def _initialize_simulation(self) -> tuple[Any, Any]:
+            model = perturbable_model(self.fullpath)
+            return model, mujoco.MjData(model)
+
+    return Perturbable

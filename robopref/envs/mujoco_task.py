@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -10,6 +11,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from robopref.envs.perturbations.looks import Looks
+from robopref.envs.perturbations.options import check_perturbations, ordered
+from robopref.envs.perturbations.position import spread_of
+from robopref.envs.perturbations.scene import Scene, Surface
+from robopref.envs.perturbations.texture import textures_in_use
 from robopref.envs.rendering import OffscreenCamera
 from robopref.errors import RoboprefError
 from robopref.protocols import Expert, Observation
@@ -27,15 +33,24 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
     ``info["success"]`` is a bool at every step. The same reset seed gives the same episode, bit for bit, whatever ran
     before.
 
+    A perturbed task draws its perturbations anew at every reset, from the episode's seed and their names, so that
+    episodes of the same seed meet the same scene; those that are not of the positions leave the layout and all that
+    moves as they are without them. ``reset(options={"perturb": (...)})`` takes some of the task's perturbations, or
+    none, for one episode. ``info["perturb"]`` of a reset names those that were applied.
+
     Args:
         image: whether observations hold an image.
         image_size: height and width of the image in pixels.
         camera: name of the camera that both the image and ``render()`` show.
         horizon: number of steps after which an episode is truncated.
         render_mode: ``"rgb_array"``, or ``None`` for an environment without ``render()``.
+        perturb: names of perturbations (``robopref.envs.perturbations.options.KINDS``). With any, ``model`` is one
+            that ``perturbable_model`` made.
+        perturb_strength: scale of the perturbations, above 0 and at most 3.
 
     Raises:
-        RoboprefError: a size or horizon below 1, or a camera that the scene does not have.
+        RoboprefError: a size or horizon below 1, a camera that the scene does not have, or perturbations that are
+            unknown, too strong, or visual without an image.
     """
 
     metadata = {  # noqa: RUF012 - Gymnasium declares it so
@@ -58,7 +73,11 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
         camera: str,
         horizon: int,
         render_mode: str | None,
+        perturb: Sequence[str] = (),
+        perturb_strength: float = 1.0,
     ) -> None:
+        self.perturb = check_perturbations(perturb, perturb_strength, image=image)
+        self.perturb_strength = perturb_strength
         if horizon < 1:
             raise RoboprefError(f"a horizon of {horizon} steps leaves no episode: use at least 1.")
         self.horizon = horizon
@@ -73,6 +92,7 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
         self.action_space = spaces.Box(-1.0, 1.0, (action_size,), np.float32)
         self._steps_left = 0
         self._has_scene = False
+        self._looks = Looks(self.model) if self.perturb else None
 
     @property
     @abstractmethod
@@ -97,9 +117,21 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
     def progress(self, observation: Observation) -> float:
         """How far along the attempt is, from the privileged ``state`` alone; larger is better."""
 
+    @property
     @abstractmethod
-    def _reset_scene(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Lay out a new scene, drawing from ``rng`` alone -> state [S]."""
+    def surface(self) -> Surface:
+        """Where on the table further objects can lie."""
+
+    @abstractmethod
+    def landmarks(self, state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where a state [S] has hand, objects and goal, in the order of the attempt -> [K, 3], in metres."""
+
+    @abstractmethod
+    def _reset_scene(self, rng: np.random.Generator, spread: float) -> NDArray[np.float32]:
+        """Lay out a new scene, drawing from ``rng`` alone -> state [S].
+
+        ``spread`` is a factor on the range of positions: 1 is the task's own.
+        """
 
     @abstractmethod
     def _step_scene(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool]:
@@ -112,12 +144,28 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observed, dict[str, Any]]:
-        """Start an episode: the layout of ``seed``, or the next one of this environment's own random stream."""
+        """Start an episode: the layout of ``seed``, or the next one of this environment's own random stream.
+
+        Args:
+            seed: of the episode.
+            options: under ``"perturb"``, those of the task's perturbations that this episode takes; unset, all.
+
+        Raises:
+            RoboprefError: a perturbation for which the task was not made.
+        """
         super().reset(seed=seed)
-        state = self._reset_scene(np.random.default_rng(self.np_random.integers(2**63)))
+        kinds = self._perturbations_for(options or {})
+        scene_seed = int(self.np_random.integers(2**63))
+        if self._looks is not None:
+            self._looks.restore()
+        spread = spread_of(self.perturb_strength) if "position" in kinds else 1.0
+        state = self._reset_scene(np.random.default_rng(scene_seed), spread)
+        self._perturb_looks(scene_seed, kinds, state)
         self._steps_left = self.horizon
         self._has_scene = True
-        info = {"success": False, "seed": seed, "task": self.task_name, "instruction": self.instruction}
+        info: dict[str, Any] = {"success": False, "seed": seed, "task": self.task_name, "instruction": self.instruction}
+        if kinds:
+            info |= {"perturb": list(kinds), "perturb_strength": self.perturb_strength}
         return self._observe(state), info
 
     def step(self, action: NDArray[Any]) -> tuple[Observed, float, bool, bool, dict[str, Any]]:
@@ -160,6 +208,25 @@ class MujocoTask(gymnasium.Env[Any, NDArray[Any]], ABC):
         if self._image_camera is not None:
             self._image_camera.close()
         self._video_camera.close()
+
+    def _perturbations_for(self, options: dict[str, Any]) -> tuple[str, ...]:
+        kinds = ordered(options.get("perturb", self.perturb))
+        if missing := [kind for kind in kinds if kind not in self.perturb]:
+            raise RoboprefError(
+                f"{self.task_name} was made without the perturbation {missing[0]}: name it in make_task(perturb=...)."
+            )
+        return kinds
+
+    def _perturb_looks(self, scene_seed: int, kinds: tuple[str, ...], state: NDArray[np.float32]) -> None:
+        if self._looks is None:
+            return
+        camera = self.model.camera(self.camera).id
+        scene = Scene(self.model, self.data, camera, self.surface, self.landmarks(state))
+        self._looks.apply(scene, scene_seed, kinds, self.perturb_strength)
+        if "texture" in kinds:
+            textures = textures_in_use(self.model)
+            for view in filter(None, (self._image_camera, self._video_camera)):
+                view.upload_textures(textures)
 
     def _observe(self, state: NDArray[np.float32]) -> Observed:
         observation: Observed = {"proprio": self._proprio(state), "state": state}

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
 from robopref.envs.metaworld_specs import METAWORLD_SPECS
+from robopref.envs.perturbations.options import check_perturbations
 from robopref.errors import RoboprefError
 
 TASKS: Mapping[str, str] = {
@@ -37,6 +38,8 @@ def make_task(
     image_size: int = 84,
     camera: str | None = None,
     horizon: int | None = None,
+    perturb: Sequence[str] = (),
+    perturb_strength: float = 1.0,
 ) -> gymnasium.Env[Any, Any]:
     """A task by name, or by ``module:factory``.
 
@@ -47,10 +50,14 @@ def make_task(
         image_size: height and width of the image in pixels.
         camera: camera of the scene; each task has its own default.
         horizon: steps until truncation; each task has its own default.
+        perturb: what to change in the scene at every reset: some of ``robopref.envs.perturbations.options.KINDS``.
+        perturb_strength: scale of these changes, above 0 and at most 3.
 
     Raises:
-        RoboprefError: the name is unknown, the factory cannot be imported, or what it made is no task.
+        RoboprefError: the name is unknown, the factory cannot be imported, what it made is no task, or the
+            perturbations are unknown or cannot be had.
     """
+    check_task_perturbations(name, perturb, perturb_strength, image=image)
     if ":" in name:
         return _make_from_factory(name)
     if name not in TASKS:
@@ -59,9 +66,29 @@ def make_task(
         raise RoboprefError(f"there is no task {name!r}: {hint} Your own task is given as module:factory.")
     make = _import_attribute(TASKS[name])
     environment: gymnasium.Env[Any, Any] = make(
-        name, image=image, image_size=image_size, camera=camera, horizon=horizon
+        name,
+        image=image,
+        image_size=image_size,
+        camera=camera,
+        horizon=horizon,
+        perturb=perturb,
+        perturb_strength=perturb_strength,
     )
     return environment
+
+
+def check_task_perturbations(name: str, perturb: Sequence[str], strength: float, *, image: bool) -> None:
+    """See that a task's scene can be perturbed so, without making it.
+
+    Raises:
+        RoboprefError: the perturbations are unknown, would change nothing, or the task is a user's own.
+    """
+    kinds = check_perturbations(perturb, strength, image=image)
+    if kinds and ":" in name:
+        raise RoboprefError(
+            f"the perturbation {kinds[0]} is for robopref's own MuJoCo tasks, and {name!r} makes its scene itself: "
+            "leave it out, or perturb the scene in the factory."
+        )
 
 
 def _import_attribute(entry_point: str) -> Any:

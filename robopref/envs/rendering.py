@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, cast
 
 import cv2
@@ -25,7 +26,8 @@ class OffscreenCamera:
     """Square frames of one camera of one model.
 
     The OpenGL context is made at the first frame, in the process that asks for it, and is this camera's own. Textures
-    and meshes are uploaded then; after changing them in the model, ``close()`` makes the next frame upload them again.
+    and meshes are uploaded then; after changing them in the model, ``close()`` makes the next frame upload them again
+    (``upload_textures`` does for textures alone, and faster).
     Colours, lights, and positions of bodies and cameras are read at every frame.
 
     Args:
@@ -46,6 +48,7 @@ class OffscreenCamera:
             raise RoboprefError(f"there is no camera {camera!r} in this scene: use one of {', '.join(names)}.")
         self.size = size
         self._model = model
+        self._original_place = model.cam_pos[camera_id].copy()
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = camera_id
@@ -73,6 +76,15 @@ class OffscreenCamera:
         # 1 mirrors every row, 0 turns the order of the rows; twenty times faster than NumPy's reversed views.
         return cast("NDArray[np.uint8]", cv2.flip(pixels, 1 if up_z < -0.1 else 0))
 
+    def upload_textures(self, textures: Sequence[int]) -> None:
+        """Show what these textures of the model hold now, without the cost of a new context.
+
+        Args:
+            textures: ids of textures whose pixels, and not their sizes, have changed.
+        """
+        if self._gl is not None:  # else the first frame uploads all of them
+            self._gl.upload_textures(textures)
+
     def close(self) -> None:
         """Free the OpenGL context; harmless when repeated, and the next frame makes a new one."""
         if self._gl is not None:
@@ -88,11 +100,15 @@ class OffscreenCamera:
     def _triangle_size(self) -> float:
         """Details below this length in metres are lost anyway: 0.4 pixels in the middle of the scene.
 
-        Judged in the model's rest pose, so that frames do not depend on where a moving camera was at the first one.
+        Judged in the model's rest pose and with the camera in its original place, so that frames do not depend on where
+        a moving or shifted camera was at the first one.
         """
         camera_id = self._camera.fixedcamid
         rest = mujoco.MjData(self._model)
+        place = self._model.cam_pos[camera_id].copy()
+        self._model.cam_pos[camera_id] = self._original_place
         mujoco.mj_forward(self._model, rest)
+        self._model.cam_pos[camera_id] = place
         distance = max(0.1, float(np.linalg.norm(rest.cam_xpos[camera_id] - self._model.stat.center)))
         view = 2 * distance * math.tan(math.radians(float(self._model.cam_fovy[camera_id])) / 2)
         return 0.4 * view / self.size
@@ -141,6 +157,13 @@ class _GLResources:
         mujoco.mjr_readPixels(self._pixels, None, self._rectangle, self._renderer)
         self._release()
         return self._pixels
+
+    def upload_textures(self, textures: Sequence[int]) -> None:
+        """Replace pixels of textures by those that the model holds now."""
+        self._context.make_current()
+        for texture in textures:
+            mujoco.mjr_uploadTexture(self._model, self._renderer, texture)
+        self._release()
 
     def free(self) -> None:
         """Give everything back to OpenGL."""
