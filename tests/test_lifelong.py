@@ -7,6 +7,7 @@ import pytest
 from robopref.cli import lifelong
 from robopref.cli.lifelong import Lifelong, Round, round_directory, run_lifelong
 from robopref.cli.run_directory import read_json
+from robopref.envs.perturbations.options import PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Rate
 from robopref.policies.registry import policy_id
@@ -111,6 +112,21 @@ def test_without_any_takeover_it_stops_and_says_so(started, tmp_path, monkeypatc
     assert "never took over" in told["stopped"]
     assert len(told["rounds"]) == 1
     assert not (round_directory(tmp_path / "run", 1) / "refine").exists()
+
+
+def test_under_a_perturbation_what_was_forgotten_is_told(started, tmp_path):
+    scene = PerturbationOptions(perturb=("position",))
+    assert run_lifelong(settings(started, tmp_path / "run", rounds=1, evaluation_episodes=1, perturbation=scene))
+    told = read_json(tmp_path / "run" / "rounds.json")
+    assert told["perturb"] == ["position"]
+    for this in told["rounds"]:
+        assert this["original_success"]["n"] == 1
+    assert told["rounds"][1]["original_gain"]["low"] <= 0 <= told["rounds"][1]["original_gain"]["high"]
+    here = round_directory(tmp_path / "run", 1)
+    configs = [read_json(here / name / "config.json")["config"] for name in ("evaluation", "evaluation-original")]
+    assert [c["perturbation"]["perturb"] for c in configs] == [["position"], []]
+    store = EpisodeStore.open(here / "interactions")
+    assert store.info(store.episode_ids()[0]).extra["perturb"] == ["position"]
 
 
 def rounds(*successes, n=20):

@@ -15,6 +15,7 @@ from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from robopref.evaluation.statistics import Estimate, Rate
 
 MOST_ROUNDS = 100
+_EVALUATION, _IN_THE_ORIGINAL = "evaluation", "evaluation-original"
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Lifelong:
 
     Round r deploys the policy of round r - 1 under the operator on new layouts, refines it on the demonstrations and
     the interactions, with itself as the reference, and evaluates the result on the same layouts as every other round.
+    With --perturb, deployments and evaluations are in the perturbed scene, and each policy is evaluated in the original
+    one as well: what it forgot.
     """
 
     policy: str
@@ -71,6 +75,7 @@ class Lifelong:
     workers: int = 0
     resume: bool = False
     """Go on with an interrupted run."""
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = ORIGINAL
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
     lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
@@ -81,6 +86,7 @@ class Round:
 
     ``takeover_rate`` is the share of deployment episodes in which the operator took over; the rates with ``evaluation``
     are of the policy that the round ended with; ``gain`` is its success minus that of round 0 on the same layouts.
+    ``original_success`` and ``original_gain`` are the same in the original scene, where deployments are perturbed.
     """
 
     number: int
@@ -90,6 +96,8 @@ class Round:
     evaluation_success: Rate
     evaluation_intervention: Rate
     gain: Estimate | None
+    original_success: Rate | None = None
+    original_gain: Estimate | None = None
 
 
 def run_lifelong(config: Lifelong) -> bool:
@@ -102,7 +110,7 @@ def run_lifelong(config: Lifelong) -> bool:
     from robopref.tracking import Tracker
 
     _check(config)
-    check_task(config.task)
+    check_task(config.task, config.perturbation, image=config.image)
     load_policy(config.policy, config.vla, device=config.device)  # what cannot be loaded is said before anything runs
     identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "lifelong", config, resume=config.resume, identity=identity, extendable=("rounds",))
@@ -121,9 +129,9 @@ def run_lifelong(config: Lifelong) -> bool:
                     break
                 if not run_refine(_refinement(config, number)):
                     return _interrupted()
-            if not run_evaluate(_evaluation(config, number)):
+            if not all(run_evaluate(evaluation) for evaluation in _evaluations(config, number)):
                 return _interrupted()
-            rounds.append(_outcome(config, number, rounds))
+            rounds.append(_outcome(config, number))
             tracker.log(_metrics(rounds[-1]), step=number)
             why = _reason_to_stop(config, rounds)
             _write(config, identity, rounds, why)
@@ -170,6 +178,7 @@ def _deployment(config: Lifelong, number: int) -> Collect:
         seed=config.seed * MOST_ROUNDS + number,
         workers=config.workers,
         resume=True,
+        perturbation=config.perturbation,
         vla=vla,
     )
 
@@ -196,21 +205,30 @@ def _refinement(config: Lifelong, number: int) -> Refine:
     )
 
 
-def _evaluation(config: Lifelong, number: int) -> Evaluate:
+def _evaluations(config: Lifelong, number: int) -> list[Evaluate]:
+    """In the scene of the deployments, and in the original one where that is another."""
     policy, vla = _policy_after(config, number)
-    return Evaluate(
-        policy,
-        round_directory(config.out, number) / "evaluation",
-        config.task,
-        config.evaluation_episodes,
-        config.operator,
-        config.image_size,
-        wandb="disabled",
-        seed=config.seed,
-        workers=config.workers,
-        resume=True,
-        vla=vla,
-    )
+    here = round_directory(config.out, number)
+    scenes = {_EVALUATION: config.perturbation}
+    if config.perturbation.perturb:
+        scenes[_IN_THE_ORIGINAL] = ORIGINAL
+    return [
+        Evaluate(
+            policy,
+            here / name,
+            config.task,
+            config.evaluation_episodes,
+            config.operator,
+            config.image_size,
+            wandb="disabled",
+            seed=config.seed,
+            workers=config.workers,
+            resume=True,
+            perturbation=scene,
+            vla=vla,
+        )
+        for name, scene in scenes.items()
+    ]
 
 
 def _interactions(config: Lifelong, number: int) -> tuple[Path, ...]:
@@ -228,23 +246,34 @@ def _interrupted() -> bool:
     return False
 
 
-def _outcome(config: Lifelong, number: int, before: Sequence[Round]) -> Round:
+def _outcome(config: Lifelong, number: int) -> Round:
+    here = round_directory(config.out, number)
+    rates = rates_of(read_results(here / _EVALUATION))
+    takeover_rate, human_share = (None, None) if number == 0 else _deployment_rates(here / "interactions")
+    original = None
+    if config.perturbation.perturb:
+        original = rates_of(read_results(here / _IN_THE_ORIGINAL))["success"]
+    return Round(
+        number,
+        _policy_after(config, number)[0],
+        takeover_rate,
+        human_share,
+        rates["success"],
+        rates["intervention_rate"],
+        _gain(config, number, _EVALUATION),
+        original,
+        None if original is None else _gain(config, number, _IN_THE_ORIGINAL),
+    )
+
+
+def _gain(config: Lifelong, number: int, scene: str) -> Estimate | None:
+    """Success minus that of round 0 on the same layouts."""
     from robopref.evaluation.statistics import paired_bootstrap_difference
 
-    here = round_directory(config.out, number)
-    results = read_results(here / "evaluation")
-    rates = rates_of(results)
-    takeover_rate, human_share = (None, None) if number == 0 else _deployment_rates(here / "interactions")
-    gain = None
-    if before:
-        base = read_results(round_directory(config.out, 0) / "evaluation")
-        gain = paired_bootstrap_difference(
-            [float(r.success) for r in base], [float(r.success) for r in results], seed=0
-        )
-    policy, _ = _policy_after(config, number)
-    return Round(
-        number, policy, takeover_rate, human_share, rates["success"], rates["intervention_rate"], gain
-    )  # fmt: skip
+    if number == 0:
+        return None
+    base, now = ([float(r.success) for r in read_results(round_directory(config.out, i) / scene)] for i in (0, number))
+    return paired_bootstrap_difference(base, now, seed=0)
 
 
 def _deployment_rates(interactions: Path) -> tuple[Rate, float]:
@@ -277,11 +306,14 @@ def _metrics(this: Round) -> dict[str, float]:
     }
     if this.takeover_rate is not None:
         rates["deployment/takeover_rate"] = this.takeover_rate
+    if this.original_success is not None:
+        rates["evaluation_original/success"] = this.original_success
     metrics = {f"{name}/{key}": getattr(rate, key) for name, rate in rates.items() for key in ("value", "low", "high")}
     if this.human_share is not None:
         metrics["deployment/human_share"] = this.human_share
-    if this.gain is not None:
-        metrics |= {f"gain/{key}": getattr(this.gain, key) for key in ("value", "low", "high")}
+    for name, gain in (("gain", this.gain), ("gain_original", this.original_gain)):
+        if gain is not None:
+            metrics |= {f"{name}/{key}": getattr(gain, key) for key in ("value", "low", "high")}
     return metrics
 
 
@@ -294,6 +326,7 @@ def _write(config: Lifelong, identity: dict[str, str], rounds: Sequence[Round], 
         {
             "task": config.task,
             **identity,
+            **config.perturbation.to_json(),
             "method": config.objective,
             "rounds": [asdict(r) for r in rounds],
             "stopped": why,
@@ -311,11 +344,17 @@ def _write(config: Lifelong, identity: dict[str, str], rounds: Sequence[Round], 
 
 
 def _line(this: Round) -> str:
-    text = f"success {this.evaluation_success}"
-    if this.gain is not None:
-        text += "; since round 0 {:+.1f} [{:+.1f}, {:+.1f}] points".format(
-            *(100 * getattr(this.gain, key) for key in ("value", "low", "high"))
-        )
+    text = f"success {this.evaluation_success}{_since_the_start(this.gain)}"
+    if this.original_success is not None:
+        text += f"; in the original scene {this.original_success}{_since_the_start(this.original_gain)}"
     if this.takeover_rate is not None:
         text += f"; the operator took over in {this.takeover_rate} of the deployment"
     return text
+
+
+def _since_the_start(gain: Estimate | None) -> str:
+    if gain is None:
+        return ""
+    return ", since round 0 {:+.1f} [{:+.1f}, {:+.1f}] points".format(
+        *(100 * getattr(gain, key) for key in ("value", "low", "high"))
+    )
