@@ -11,6 +11,7 @@ from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.train import Train, run_train
 from robopref.errors import RoboprefError
+from robopref.objectives.recap import POSITIVE
 from robopref.policies.registry import load_policy, policy_id
 from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.store.store import EpisodeStore
@@ -75,7 +76,7 @@ def test_the_state_of_training_does_not_hold_the_base(work):
     assert all("lora_" in name for name in state)
 
 
-@pytest.mark.parametrize("objective", ["apo", "kto", "bc", "dpo", "tpo", "paired-takeover", "iwr"])
+@pytest.mark.parametrize("objective", ["apo", "kto", "bc", "dpo", "tpo", "paired-takeover", "iwr", "recap"])
 def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     assert refine(work, f"refined-{objective}", objective=objective)
     curve = lines(work / f"refined-{objective}" / "metrics.jsonl")
@@ -87,6 +88,7 @@ def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     with torch.no_grad():
         logps = [p.action_logps(p.encode(images, ["reach the goal"]), tokens) for p in (refined, start)]
     assert (logps[0] - logps[1]).abs().max() > 0
+    assert refined.instruction_suffix == (POSITIVE if objective == "recap" else "")
 
 
 @pytest.mark.parametrize("tokens", ["binned", "fast"])

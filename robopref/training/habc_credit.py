@@ -41,13 +41,51 @@ def efficiency_targets(episode: Episode) -> NDArray[np.float64]:
     return np.where(demonstrated | (outcome_labels(episode) == 1), -left, np.nan)
 
 
+def fit_habc_heads(
+    table: ObservationTable,
+    outcomes: NDArray[Any],
+    efficiency: NDArray[Any],
+    ends: NDArray[np.int64],
+    settings: CreditSettings,
+    seed: int,
+    progress: Progress = lambda done, total: None,
+) -> tuple[NDArray[np.float64], list[float]]:
+    """z_v and V_e [M, 2] of all observations, and the loss curve.
+
+    Args:
+        outcomes: of the steps [N], 1 or 0 or NaN where there is none.
+        efficiency: V_e that is fitted to at the steps [N], NaN where there is none, in any unit.
+        ends: the last steps of the episodes; what was seen after them is fitted to where they are: with their outcome,
+            and with V_e = 0.
+
+    Raises:
+        RoboprefError: no step is fitted to.
+    """
+    targets = np.full((len(table), 2), np.nan)
+    targets[table.of_steps] = np.stack([outcomes, efficiency], axis=1)
+    ends = ends[table.has_successor[ends]]
+    targets[table.after_steps[ends]] = np.stack([outcomes[ends], efficiency[ends] * 0], axis=1)
+
+    def loss(outputs: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        wanted = torch.as_tensor(targets[rows], dtype=torch.float32)
+        given = torch.isfinite(wanted)
+        wanted = torch.nan_to_num(wanted)
+        viable = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted[:, 0], reduction="none")
+        slow = (outputs[:, 1] - wanted[:, 1]).square()
+        return (torch.stack([viable, slow], dim=1) * given).sum() / len(rows)
+
+    fitted = np.flatnonzero(np.isfinite(targets).any(axis=1))
+    outputs, curve = fit_values(table, fitted, loss, 2, settings, seed, progress)
+    return outputs.astype(np.float64), curve
+
+
 def habc_credit(
     episodes: Sequence[Episode],
     labels: Sequence[NDArray[Any]],
     keys: Sequence[str],
     settings: CreditSettings,
     seed: int,
-    progress: Progress,
+    progress: Progress = lambda done, total: None,
 ) -> StepCredit:
     """The weight of each step, of mean 1 over those that are drawn; see the module.
 
@@ -65,24 +103,16 @@ def habc_credit(
     unit = np.concatenate([np.full(len(e), longest[e.info.task], dtype=np.float64) for e in episodes])
     left = np.concatenate([efficiency_targets(e) for e in episodes])
     table = ObservationTable(episodes, keys)
-    targets = np.full((len(table), 2), np.nan)
-    targets[table.of_steps[drawn]] = np.stack([outcomes, left / unit], axis=1)[drawn]
-    # What was seen after the last step has its outcome, and no step to go.
-    last = np.cumsum([len(e) for e in episodes]) - 1
-    last = last[table.has_successor[last] & drawn[last]]
-    targets[table.after_steps[last]] = np.stack([outcomes[last], (left[last] + 1) / unit[last]], axis=1)
-
-    def loss(outputs: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        wanted = torch.as_tensor(targets[rows], dtype=torch.float32)
-        given = torch.isfinite(wanted)
-        wanted = torch.nan_to_num(wanted)
-        viable = nn.functional.binary_cross_entropy_with_logits(outputs[:, 0], wanted[:, 0], reduction="none")
-        slow = (outputs[:, 1] - wanted[:, 1]).square()
-        return (torch.stack([viable, slow], dim=1) * given).sum() / len(rows)
-
-    fitted = np.flatnonzero(np.isfinite(targets).any(axis=1))
-    outputs, curve = fit_values(table, fitted, loss, 2, settings, seed, progress)
-    here, there = outputs[table.of_steps].astype(np.float64), outputs[table.after_steps].astype(np.float64)
+    heads, curve = fit_habc_heads(
+        table,
+        np.where(drawn, outcomes, np.nan),
+        np.where(drawn, left / unit, np.nan),
+        np.cumsum([len(e) for e in episodes]) - 1,
+        settings,
+        seed,
+        progress,
+    )
+    here, there = heads[table.of_steps], heads[table.after_steps]
     weights = habc_weights(
         here[:, 0],
         there[:, 0],

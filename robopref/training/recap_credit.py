@@ -57,13 +57,37 @@ def episode_advantages(
     return found
 
 
+def fit_recap_values(
+    table: ObservationTable,
+    returns: NDArray[Any],
+    fitted: NDArray[np.bool_],
+    settings: CreditSettings,
+    seed: int,
+    progress: Progress = lambda done, total: None,
+) -> tuple[NDArray[np.float64], list[float]]:
+    """V [M] of all observations, fitted to the returns [N] of the steps ``fitted`` [N], and the loss curve.
+
+    Raises:
+        RoboprefError: no step is fitted to.
+    """
+    bins = np.zeros(len(table), dtype=np.int64)
+    bins[table.of_steps[fitted]] = value_bins(returns[fitted])
+
+    def loss(outputs: Tensor, rows: NDArray[np.int64]) -> Tensor:
+        return nn.functional.cross_entropy(outputs, torch.as_tensor(bins[rows]))
+
+    outputs, curve = fit_values(table, table.of_steps[fitted], loss, len(VALUES), settings, seed, progress)
+    values: NDArray[np.float64] = torch.as_tensor(outputs).double().softmax(dim=1).numpy() @ VALUES
+    return values, curve
+
+
 def recap_credit(
     episodes: Sequence[Episode],
     labels: Sequence[NDArray[Any]],
     keys: Sequence[str],
     settings: CreditSettings,
     seed: int,
-    progress: Progress,
+    progress: Progress = lambda done, total: None,
 ) -> StepCredit:
     """The indicator of each step as text, all weights 1; see the module.
 
@@ -75,15 +99,7 @@ def recap_credit(
     drawn = np.concatenate([np.asarray(x) for x in labels]) != Label.EXCLUDED
     table = ObservationTable(episodes, keys)
     returns = np.concatenate([episode_returns(e, longest[e.info.task]) for e in episodes])
-    bins = np.zeros(len(table), dtype=np.int64)
-    known = np.isfinite(returns)
-    bins[table.of_steps[known]] = value_bins(returns[known])
-
-    def loss(outputs: Tensor, rows: NDArray[np.int64]) -> Tensor:
-        return nn.functional.cross_entropy(outputs, torch.as_tensor(bins[rows]))
-
-    outputs, curve = fit_values(table, table.of_steps[known & drawn], loss, len(VALUES), settings, seed, progress)
-    all_values = torch.as_tensor(outputs).double().softmax(dim=1).numpy() @ VALUES
+    all_values, curve = fit_recap_values(table, returns, drawn & np.isfinite(returns), settings, seed, progress)
     values, after = all_values[table.of_steps], all_values[table.after_steps]
     stops = np.cumsum([len(e) for e in episodes])
     advantages = np.concatenate(
