@@ -91,6 +91,20 @@ def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     assert refined.instruction_suffix == (POSITIVE if objective == "recap" else "")
 
 
+def test_text_behind_the_instruction_is_read_and_kept(work, tmp_path):
+    policy = load_policy(work / "sft", device="cpu")
+    images = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
+    with torch.no_grad():
+        bare, expected = (policy.encode(images, ["reach the goal" + text]).embeddings for text in ("", POSITIVE))
+        policy.instruction_suffix = POSITIVE
+        found = policy.encode(images, ["reach the goal"]).embeddings
+    torch.testing.assert_close(found, expected)
+    assert found.shape[1] > bare.shape[1]
+    policy.save(tmp_path / "policy")
+    assert load_policy(tmp_path / "policy", device="cpu").instruction_suffix == POSITIVE
+    assert policy_id(tmp_path / "policy") != policy_id(work / "sft")
+
+
 @pytest.mark.parametrize("tokens", ["binned", "fast"])
 def test_chunks_are_learned_and_refined(work, tokens):
     assert train(work, f"chunks-{tokens}", chunk=4, tokens=tokens, fast_vocabulary=200)

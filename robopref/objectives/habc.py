@@ -6,7 +6,7 @@ the number of steps that a success takes from o, a step from o to o' of the poli
     g = 1 + tanh((1 - p_v) A_v + p_v A_e),   A_v = z_v(o') - z_v(o),   A_e = -1 + V_e(o') - V_e(o),
 
 one of an autonomous failure 0, one of a person 1, all divided by their mean. The heads are fitted beforehand
-(``robopref.training.habc_credit``).
+(``robopref.training.habc_credit``). The formulas come from a summary of the paper.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ fitted to R by cross-entropy (``robopref.training.value_fit``). The advantage of
 
 eps being the quantile of the task's own policy steps that leaves a given share of them positive. The policy reads the
 indicator behind its instruction, except for a share of the samples, and is deployed with the positive one: guidance of
-weight 1 in the paper's terms. The paper does not clip the sum; here it has the range of what V was fitted to.
+weight 1 in the paper's terms. L, C and clipping the sum, which gives it the range of what V was fitted to, are this
+project's choices; the formulas come from a summary of the paper.
 """
 
 from __future__ import annotations

@@ -36,4 +36,4 @@ class CreditSettings:
 
 
 DEFAULT_CREDIT = CreditSettings()
-"""As the papers have it, at our control rate."""
+"""What is used unless something else is asked for."""

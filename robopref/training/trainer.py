@@ -166,11 +166,14 @@ class Trainer:
             save_state(self.state_path, self.fingerprint, self.step, self.policy, self._bare_optimizer, writes=writes)
 
     def save_policy(self, directory: Path) -> None:
-        """Write the policy's checkpoint; all processes call this, the main one writes whole weights."""
+        """Write the policy's checkpoint; all processes call this, the main one writes whole weights.
+
+        From here on the policy reads the objective's ``deployed_suffix``, where there is one: it is trained.
+        """
+        if self.objective.deployed_suffix is not None:
+            self.policy.instruction_suffix = self.objective.deployed_suffix
         with whole_parameters(self.policy, keep=self.accelerator.is_main_process):
             if self.accelerator.is_main_process:
-                if self.objective.deployed_suffix is not None:
-                    self.policy.instruction_suffix = self.objective.deployed_suffix
                 self.policy.save(directory)
         self.accelerator.wait_for_everyone()
 

@@ -1,6 +1,6 @@
 """Fitting a critic to recorded observations: a pure function of data, settings and seed, on the CPU.
 
-It is not kept: a run that goes on fits it again, to the same numbers.
+It is not kept: a run that goes on fits it again, with as many threads on the same machine to the same numbers.
 """
 
 from __future__ import annotations
