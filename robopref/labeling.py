@@ -68,19 +68,21 @@ def label_steps(actors: NDArray[Any] | Sequence[int], window: int) -> NDArray[np
     return labels
 
 
+def autonomous_suffix(actors: NDArray[Any]) -> NDArray[np.bool_]:
+    """The POLICY steps [T] after the last HUMAN step: what the policy did on its own way to the episode's end."""
+    actors = np.asarray(actors)
+    human = np.flatnonzero(actors == Actor.HUMAN)
+    mask: NDArray[np.bool_] = (actors == Actor.POLICY) & (np.arange(len(actors)) > (human[-1] if len(human) else -1))
+    return mask
+
+
 def autonomous_success_mask(actors: NDArray[Any], outcome: Outcome) -> NDArray[np.bool_]:
     """The POLICY steps [T] that may be credited with a success: those after the last hand-back of a successful episode.
 
     A success without any takeover counts whole; a rescue by the human is never the policy's success.
     """
-    actors = np.asarray(actors)
     # Compared by value: an outcome read from a file may be a plain string.
-    if outcome != Outcome.SUCCESS:
-        return np.zeros(len(actors), dtype=bool)
-    human = np.flatnonzero(actors == Actor.HUMAN)
-    last_human = human[-1] if len(human) else -1
-    credited: NDArray[np.bool_] = (actors == Actor.POLICY) & (np.arange(len(actors)) > last_human)
-    return credited
+    return autonomous_suffix(actors) & (outcome == Outcome.SUCCESS)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.train import Train, run_train
 from robopref.errors import RoboprefError
+from robopref.objectives.recap import POSITIVE
 from robopref.policies.registry import load_policy, policy_id
 from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.store.store import EpisodeStore
@@ -76,7 +77,7 @@ def test_the_state_of_training_does_not_hold_the_base(work):
     assert all("lora_" in name for name in state)
 
 
-@pytest.mark.parametrize("objective", ["apo", "kto", "bc", "dpo", "tpo", "paired-takeover", "iwr"])
+@pytest.mark.parametrize("objective", ["apo", "kto", "bc", "dpo", "tpo", "paired-takeover", "iwr", "recap"])
 def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     assert refine(work, f"refined-{objective}", objective=objective)
     curve = lines(work / f"refined-{objective}" / "metrics.jsonl")
@@ -88,6 +89,21 @@ def test_refining_starts_from_the_adapter_and_is_saved_as_one(work, objective):
     with torch.no_grad():
         logps = [p.action_logps(p.encode(images, ["reach the goal"]), tokens) for p in (refined, start)]
     assert (logps[0] - logps[1]).abs().max() > 0
+    assert refined.instruction_suffix == (POSITIVE if objective == "recap" else "")
+
+
+def test_text_behind_the_instruction_is_read_and_kept(work, tmp_path):
+    policy = load_policy(work / "sft", device="cpu")
+    images = {"image": np.zeros((1, 16, 16, 3), np.uint8)}
+    with torch.no_grad():
+        bare, expected = (policy.encode(images, ["reach the goal" + text]).embeddings for text in ("", POSITIVE))
+        policy.instruction_suffix = POSITIVE
+        found = policy.encode(images, ["reach the goal"]).embeddings
+    torch.testing.assert_close(found, expected)
+    assert found.shape[1] > bare.shape[1]
+    policy.save(tmp_path / "policy")
+    assert load_policy(tmp_path / "policy", device="cpu").instruction_suffix == POSITIVE
+    assert policy_id(tmp_path / "policy") != policy_id(work / "sft")
 
 
 @pytest.mark.parametrize("tokens", ["binned", "fast"])

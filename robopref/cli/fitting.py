@@ -26,6 +26,7 @@ from robopref.training.config import IMMATERIAL, TrainerConfig
 from robopref.training.dataset import StepDataset
 from robopref.training.devices import make_accelerator
 from robopref.training.reference import open_reference_cache
+from robopref.training.step_credit import StepCredit
 from robopref.training.trainer import Trainer, make_composer
 from robopref.training.window_pairs import WindowPairSampler
 from robopref.trajectory import Actor, Episode, Label, Outcome
@@ -119,6 +120,7 @@ def fit(
     device: str = "auto",
     wandb: str | None = None,
     reference_cache: ReferenceCacheSettings | None = None,
+    credit: StepCredit | None = None,
 ) -> bool:
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
@@ -126,7 +128,7 @@ def fit(
     before anything is written to ``out``: it makes that this run's, and notes what of the samples is worth noting.
     """
     accelerator = make_accelerator(config.precision, device)
-    dataset = StepDataset(data.episodes, labels, policy, observation_keys)
+    dataset = StepDataset(data.episodes, labels, policy, observation_keys, credit)
     place = {"seed": config.seed, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     sampler = (
         WindowPairSampler(dataset, config.batch_size, objective.window, **place)

@@ -51,9 +51,9 @@ class Lifelong:
     """Who watches deployments and evaluations."""
     memory: Literal["all", "last"] = "all"
     """Learn from the interactions of all rounds so far, or of the last one only."""
-    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo", "paired-takeover"] = (
-        "apo"
-    )
+    objective: Literal[
+        "apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "habc", "recap", "dpo", "tpo", "paired-takeover"
+    ] = "apo"
     include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
     """Policy steps that are learned from like demonstrations: those of unaided successes, or none."""
     anchor_weight: float = 1.0

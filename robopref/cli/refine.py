@@ -13,6 +13,7 @@ from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
+from robopref.training.credit_settings import DEFAULT_CREDIT, CreditSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,6 +29,7 @@ _SETTINGS = {
     "dpo": _PREFERENCE,
     "tpo": _PREFERENCE,
     "paired-takeover": (*_PREFERENCE, "proximal_weight"),
+    "recap": ("indicator_dropout",),
 }
 """Which of the command's options an objective has; the others have none."""
 _CACHED_VARIANTS = 4
@@ -45,9 +47,9 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal["apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "dpo", "tpo", "paired-takeover"] = (
-        "apo"
-    )
+    objective: Literal[
+        "apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "habc", "recap", "dpo", "tpo", "paired-takeover"
+    ] = "apo"
     """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
@@ -63,6 +65,9 @@ class Refine:
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
     proximal_weight: float = 1.0
     """Of paired-takeover: how strongly each action's own reward is held near zero."""
+    indicator_dropout: float = 0.3
+    """Of recap: the share of samples that are read without their indicator."""
+    credit: Annotated[CreditSettings, tyro.conf.arg(name="")] = DEFAULT_CREDIT
     steps: int = 1000
     batch_size: int = 128
     """Samples per optimiser step, of all processes together."""
@@ -100,6 +105,7 @@ def run_refine(config: Refine) -> bool:
     import torch
 
     from robopref.cli.fitting import ReferenceCacheSettings, clipped_values, fit, label_counts, load_episodes
+    from robopref.cli.judging import judged
     from robopref.cli.relabel import stored_rule
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
@@ -115,13 +121,14 @@ def run_refine(config: Refine) -> bool:
         "beta": config.beta,
         "variant": config.variant,
         "proximal_weight": config.proximal_weight,
+        "indicator_dropout": config.indicator_dropout,
     }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
     objective = get_objective(config.objective, **keep)
     if config.from_scratch and objective.needs_reference:
         raise RoboprefError(
             f"{config.objective} compares with the policy it starts from, so it cannot start from scratch: "
-            f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius)."
+            f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius, habc, recap)."
         )
     if config.precompute_reference and config.reference_cache is None:
         raise RoboprefError("--precompute-reference fills a reference cache: name its directory (--reference-cache).")
@@ -152,6 +159,7 @@ def run_refine(config: Refine) -> bool:
     check_same_kind(data.episodes, policy.observation_keys)
     rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
     labels = [rule.apply(episode) for episode in data.episodes]
+    credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
 
     def claim(dataset: StepDataset) -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
@@ -165,6 +173,7 @@ def run_refine(config: Refine) -> bool:
                 "takeovers": takeovers,
                 "labels": label_counts(labels),
                 "action_values": clipped_values(dataset),
+                **({} if credit is None else {"credit": credit.summary}),
             },
         )
 
@@ -172,10 +181,17 @@ def run_refine(config: Refine) -> bool:
     mixture = Mixture(DESIRABLE_SHARES) if config.objective == "bc" else Mixture()
     if objective.mixture:
         mixture = objective.mixture(np.concatenate(labels))
-    recipe = {"objective": config.objective, **keep, "rule": rule, "policy_id": policy_id(config.policy, config.vla)}
+    recipe: dict[str, Any] = {
+        "objective": config.objective,
+        **keep,
+        "rule": rule,
+        "policy_id": policy_id(config.policy, config.vla),
+    }
     if config.from_scratch:
         policy = _from_scratch(config, policy, data.episodes, labels, mixture)
         recipe["from_scratch"] = True
+    if objective.credit is not None:
+        recipe["credit"] = config.credit
     variants, cache = config.augmentation_variants, None
     if config.reference_cache is not None:
         variants = variants or _CACHED_VARIANTS
@@ -207,6 +223,7 @@ def run_refine(config: Refine) -> bool:
         device=config.device,
         wandb=None if config.wandb == "auto" else config.wandb,
         reference_cache=cache,
+        credit=credit,
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished

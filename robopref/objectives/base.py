@@ -26,6 +26,7 @@ class ObjectiveInputs:
     Log-probabilities are per token, [B, L], zeros where masked; the last column is the stop token's. The ``kl`` pair
     scores the mismatched action a' that estimates the KL term, the ``rejected`` pair the action that the labelled one
     is preferred to. The reference's and the pairs' are ``None`` for objectives that do not ask for them.
+    ``sample_weights`` [B] are those of the samples' steps; ``None``: 1 each.
     """
 
     policy_logps: Tensor
@@ -36,6 +37,7 @@ class ObjectiveInputs:
     reference_kl_logps: Tensor | None = None
     policy_rejected_logps: Tensor | None = None
     reference_rejected_logps: Tensor | None = None
+    sample_weights: Tensor | None = None
     reduce: Reduce | None = None
 
 
@@ -63,6 +65,9 @@ class Objective:
             the KL estimate; the rejected one of a pair, recorded, or a sample of the reference where there is none; one
             that is always sampled; or none. Those of pairs get gradients.
         window: how many steps in a row are judged together, for objectives whose batches are pairs of windows; 0: none.
+        credit: whose critic judges the recorded steps before training (``robopref.training.credit``); ``None``: none.
+        condition_dropout: the share of samples that are read without what the critic says of them.
+        deployed_suffix: text that the trained policy reads behind every instruction; ``None``: as before training.
     """
 
     name: str
@@ -72,6 +77,9 @@ class Objective:
     mixture: Callable[[NDArray[Any]], Mixture] | None = None
     contrast: Literal["mismatched", "rejected", "sampled", "none"] = "mismatched"
     window: int = 0
+    credit: Literal["habc", "recap"] | None = None
+    condition_dropout: float = 0.0
+    deployed_suffix: str | None = None
 
     def __call__(self, inputs: ObjectiveInputs) -> ObjectiveOutput:
         """The loss of a batch."""

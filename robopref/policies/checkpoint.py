@@ -29,7 +29,10 @@ _WEIGHTS = "policy.safetensors"
 
 @dataclass(frozen=True)
 class PolicyDescription:
-    """Everything about a policy but its weights, as JSON values; ``about`` says where it comes from, freely."""
+    """Everything about a policy but its weights, as JSON values; ``about`` says where it comes from, freely.
+
+    ``instruction_suffix`` is text that the policy reads behind every instruction.
+    """
 
     kind: str
     architecture: dict[str, Any]
@@ -37,6 +40,7 @@ class PolicyDescription:
     tokenizer: dict[str, Any]
     tasks: dict[str, str] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
+    instruction_suffix: str = ""
     format: str = FORMAT
     format_version: int = FORMAT_VERSION
     written_by: str = f"robopref {__version__}"
@@ -122,9 +126,10 @@ def read_checkpoint(directory: Path) -> tuple[PolicyDescription, dict[str, Tenso
 
 
 def policy_id(directory: Path) -> str:
-    """A short name for exactly these weights: kind and a content hash."""
+    """A short name for exactly these weights and this text behind instructions: kind and a content hash."""
     description = read_description(directory)
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted(directory.glob("*.safetensors")):
         digest.update(path.read_bytes())
+    digest.update(description.instruction_suffix.encode())
     return f"{description.kind}-{digest.hexdigest()}"

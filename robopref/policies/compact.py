@@ -45,6 +45,7 @@ class CompactPolicy(nn.Module):
         tokenizer: of actions or chunks of H; default: one token per action dimension.
         tasks: task names and instructions, for those who read the checkpoint.
         execute_steps: how many actions of each chunk are executed before the next inference; default: all H.
+        instruction_suffix: text that is read behind every instruction.
 
     Raises:
         RoboprefError: the tokenizer or the normalisation do not fit the architecture, or ``execute_steps`` the chunk.
@@ -57,12 +58,14 @@ class CompactPolicy(nn.Module):
         tokenizer: ChunkTokenizer | None = None,
         tasks: Mapping[str, str] | None = None,
         execute_steps: int | None = None,
+        instruction_suffix: str = "",
     ) -> None:
         super().__init__()
         self.architecture = architecture
         self.norm_stats = norm_stats
         self.tokenizer: ChunkTokenizer = tokenizer or ActionTokenizer(bins=architecture.bins)
         self.tasks = dict(tasks or {})
+        self.instruction_suffix = instruction_suffix
         if len(norm_stats) != architecture.action_size or self.tokenizer.bins != architecture.bins:
             raise RoboprefError(
                 f"normalisation over {len(norm_stats)} action dimensions and {self.tokenizer.bins} bins do not fit a "
@@ -107,8 +110,9 @@ class CompactPolicy(nn.Module):
         """
         arch = self.architecture
         tensors = {name: self._checked(name, observations, len(instructions)) for name in arch.inputs}
+        texts = [text + self.instruction_suffix for text in instructions]
         words = torch.tensor(
-            [hashed_words(text, arch.word_buckets, arch.max_words) for text in instructions], device=self.device
+            [hashed_words(text, arch.word_buckets, arch.max_words) for text in texts], device=self.device
         )
         return EncodedBatch(self._active.encode(tensors, words))
 
@@ -180,6 +184,7 @@ class CompactPolicy(nn.Module):
             normalization=self.norm_stats.to_json(),
             tokenizer=self.tokenizer.to_json(),
             tasks=self.tasks,
+            instruction_suffix=self.instruction_suffix,
         )
         write_checkpoint(Path(directory), description, self.network.state_dict())
 
@@ -198,6 +203,7 @@ class CompactPolicy(nn.Module):
             NormStats.from_json(description.normalization),
             tokenizer_from_json(description.tokenizer),
             description.tasks,
+            instruction_suffix=description.instruction_suffix,
         )
         try:
             policy.network.load_state_dict(tensors)

@@ -117,7 +117,8 @@ class Composer:
         variants: NDArray[np.int64],
         partners: NDArray[np.int64] | None,
     ) -> Part:
-        samples = self.dataset.gather(indices)
+        unconditioned = self.randomness.dropped(step, positions, self.objective.condition_dropout)
+        samples = self.dataset.gather(indices, unconditioned)
         shifts = self.randomness.shifts(step, positions, indices, variants, self.image_shift)
         samples = Samples(shift_images(samples.observations, shifts), samples.instructions, samples.tokens)
         second, sampled = self.second_tokens(indices, partners)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from robopref.errors import RoboprefError
 from robopref.protocols import ChunkTokenizer, TokenPolicy
 from robopref.training.chunks import chunk_lengths, chunk_steps
+from robopref.training.step_credit import StepCredit
 from robopref.trajectory import Episode, Label
 
 
@@ -34,6 +35,7 @@ class StepDataset:
         episodes: recorded attempts, demonstrations and interactions alike.
         labels: one label array [T] for each episode.
         policy: gives the tokenizer, the normalisation and the observation keys to gather.
+        credit: what a critic says of the steps; default: nothing.
 
     Raises:
         RoboprefError: no episodes, discrete actions, another action size than the policy's, a missing observation, or a
@@ -46,6 +48,7 @@ class StepDataset:
         labels: Sequence[NDArray[Any]],
         policy: TokenPolicy,
         observation_keys: Sequence[str],
+        credit: StepCredit | None = None,
     ) -> None:
         if not episodes:
             raise RoboprefError("there are no episodes to learn from.")
@@ -65,6 +68,9 @@ class StepDataset:
         self.labels: NDArray[np.int64] = np.concatenate([np.asarray(x) for x in labels]).astype(np.int64)
         if len(self.labels) != len(self.step):
             raise RoboprefError(f"{len(self.labels)} labels for {len(self.step)} steps.")
+        self.credit = credit or StepCredit.alike(len(self.step))
+        if len(self.credit.weights) != len(self.step):
+            raise RoboprefError(f"credit for {len(self.credit.weights)} steps; there are {len(self.step)}.")
         actions = np.concatenate([np.asarray(episode.action) for episode in episodes])
         normalized = policy.norm_stats.normalize(actions)
         self.clipped: NDArray[np.bool_] = policy.norm_stats.outside(actions)
@@ -93,12 +99,15 @@ class StepDataset:
     def __len__(self) -> int:
         return len(self.step)
 
-    def gather(self, indices: NDArray[Any]) -> Samples:
-        """The samples with these numbers."""
+    def gather(self, indices: NDArray[Any], unconditioned: NDArray[np.bool_] | None = None) -> Samples:
+        """The samples with these numbers [B]; those ``unconditioned`` [B] without what the critic says of them."""
+        conditions = self.credit.conditions[indices]
+        if unconditioned is not None:
+            conditions = np.where(unconditioned, "", conditions)
         pairs = [(self._episodes[self.episode[i]], self.step[i]) for i in indices]
         return Samples(
             {key: np.stack([episode.observation[key][step] for episode, step in pairs]) for key in self._keys},
-            tuple(episode.info.instruction for episode, _ in pairs),
+            tuple(episode.info.instruction + text for (episode, _), text in zip(pairs, conditions, strict=True)),
             self.tokens[indices],
         )
 

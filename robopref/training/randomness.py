@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Which random stream of the seed. The first two go with a step, the last two with a sample and its variant.
-_SHIFT, _UNIFORM, _DROPOUT, _VARIANT, _FIXED_SHIFT, _FIXED_UNIFORM = 1, 2, 3, 4, 5, 6
+# Which random stream of the seed. The fixed ones go with a sample and its variant, the others with a step.
+_SHIFT, _UNIFORM, _DROPOUT, _VARIANT, _FIXED_SHIFT, _FIXED_UNIFORM, _CONDITION = 1, 2, 3, 4, 5, 6, 7
 
 
 class SampleRandomness:
@@ -55,6 +55,13 @@ class SampleRandomness:
             generator = np.random.default_rng((self.seed, _UNIFORM, step))
             return generator.random((self.batch_size, size))[positions]
         return np.stack([g.random(size) for g in self._fixed(_FIXED_UNIFORM, indices, variants)])
+
+    def dropped(self, step: int, positions: NDArray[Any], share: float) -> NDArray[np.bool_]:
+        """Which samples [B] at these places of the global batch lose their condition: each with this probability."""
+        if share == 0:
+            return np.zeros(len(positions), dtype=bool)
+        dropped = np.random.default_rng((self.seed, _CONDITION, step)).random(self.batch_size) < share
+        return dropped[positions]
 
     @contextmanager
     def dropout(self, step: int, position: int, device: torch.device) -> Iterator[None]:

@@ -68,7 +68,7 @@ class Trainer:
     Raises:
         RoboprefError: the loss stopped being finite, a state of another run is resumed, the sampler composes other
             batches than the objective judges or deals them to other processes, or the policy cannot recompute
-            activations.
+            activations or read text behind its instructions.
     """
 
     def __init__(
@@ -104,6 +104,13 @@ class Trainer:
             if not hasattr(policy, "enable_activation_checkpointing"):
                 raise RoboprefError(f"{type(policy).__name__} cannot recompute activations: train without that option.")
             policy.enable_activation_checkpointing()
+        if objective.deployed_suffix is not None:
+            if not hasattr(policy, "instruction_suffix"):
+                raise RoboprefError(
+                    f"{objective.name} needs a policy that reads text behind its instructions when it is deployed; a "
+                    f"{type(policy).__name__} has no instruction_suffix."
+                )
+            policy.instruction_suffix = ""  # in training each sample brings its own
         if not self._sharded:  # else each piece goes there as it is cut: the whole may be too large
             policy.to(accelerator.device)
         if objective.needs_reference and (reference_cache is None or len(self._uncached())):
@@ -159,7 +166,12 @@ class Trainer:
             save_state(self.state_path, self.fingerprint, self.step, self.policy, self._bare_optimizer, writes=writes)
 
     def save_policy(self, directory: Path) -> None:
-        """Write the policy's checkpoint; all processes call this, the main one writes whole weights."""
+        """Write the policy's checkpoint; all processes call this, the main one writes whole weights.
+
+        From here on the policy reads the objective's ``deployed_suffix``, where there is one: it is trained.
+        """
+        if self.objective.deployed_suffix is not None:
+            self.policy.instruction_suffix = self.objective.deployed_suffix
         with whole_parameters(self.policy, keep=self.accelerator.is_main_process):
             if self.accelerator.is_main_process:
                 self.policy.save(directory)
@@ -209,12 +221,14 @@ class Trainer:
                 "action_error": self._action_error(outputs.greedy_tokens, part.indices),
             },
         )
-        labels = self.dataset.labels[self.sampler.global_batch(self.step)]
+        indices = self.sampler.global_batch(self.step)
+        labels = self.dataset.labels[indices]
         # A mismatched action only estimates a statistic; the second of a pair is learned from.
         leaves = {name: columns[name] for name in (("logps", "second") if self.composer.rejecting else ("logps",))}
         for leaf in leaves.values():
             leaf.requires_grad_()
-        output = self.objective(self._inputs(columns, labels))
+        weights = self.dataset.credit.weights[indices]
+        output = self.objective(self._inputs(columns, labels, weights))
         if not bool(torch.isfinite(output.loss)):  # the same on every rank: each saw the global batch
             raise RoboprefError(
                 f"the loss is {output.loss.item()} at step {self.step}: lower the learning rate "
@@ -241,7 +255,12 @@ class Trainer:
                 metrics[f"action_l1/{label.name.lower()}"] = float(error[chosen].mean())
         return metrics
 
-    def _inputs(self, columns: Mapping[str, Any], labels: np.ndarray[Any, np.dtype[np.int64]]) -> ObjectiveInputs:
+    def _inputs(
+        self,
+        columns: Mapping[str, Any],
+        labels: np.ndarray[Any, np.dtype[np.int64]],
+        weights: np.ndarray[Any, Any] | None = None,
+    ) -> ObjectiveInputs:
         kind = "rejected" if self.composer.rejecting else "kl"
         second: dict[str, Any] = {
             f"policy_{kind}_logps": columns["second"],
@@ -252,6 +271,9 @@ class Trainer:
             reference_logps=columns["reference"],
             desirable=torch.as_tensor(labels != Label.UNDESIRABLE, device=self.accelerator.device),
             action_error=columns["action_error"],
+            sample_weights=None
+            if weights is None
+            else torch.as_tensor(weights, device=self.accelerator.device).float(),
             **second,
         )
 

@@ -58,6 +58,7 @@ def write_vla_checkpoint(
     tokenizer: dict[str, Any],
     tasks: dict[str, str],
     write_adapter: Callable[[Path], None],
+    instruction_suffix: str = "",
 ) -> None:
     """Write ``policy.json`` and whatever ``write_adapter`` puts into the directory that it is given, atomically."""
     write_checkpoint_files(
@@ -68,6 +69,7 @@ def write_vla_checkpoint(
             normalization=normalization,
             tokenizer=tokenizer,
             tasks=tasks,
+            instruction_suffix=instruction_suffix,
         ),
         write_adapter,
     )

@@ -106,6 +106,7 @@ def load_vla(
         tokenizer=tokenizer,
         tasks=None if description is None else description.tasks,
         normalize_over="actions" if described is None else described.normalize_over,
+        instruction_suffix="" if description is None else description.instruction_suffix,
     )
     return policy.to("cuda" if on_gpu else "cpu").eval()
 
@@ -124,6 +125,8 @@ def vla_id(name: str | Path, options: VLAOptions = PLAIN) -> str:
     if names.adapter is not None:
         for path in sorted([*names.adapter.glob("*.safetensors"), names.adapter / "adapter_config.json"]):
             digest.update(path.read_bytes() if path.is_file() else b"")
+    if names.description is not None:
+        digest.update(names.description.instruction_suffix.encode())
     return f"{KIND}-{digest.hexdigest()}"
 
 

@@ -37,6 +37,7 @@ class HFVLAPolicy(nn.Module):
         execute_steps: how many actions of each chunk are executed before the next inference; default: all H.
         normalize_over: what the log-probabilities sum to one over: the action bins, which is what ``act`` chooses from,
             or the whole vocabulary with the stop token in the last column, as the public trainers have it.
+        instruction_suffix: text that is read behind every instruction.
 
     Raises:
         RoboprefError: the vocabulary is too small for the tokens, the tokenizer is of actions of another size, or
@@ -55,6 +56,7 @@ class HFVLAPolicy(nn.Module):
         tasks: Mapping[str, str] | None = None,
         execute_steps: int | None = None,
         normalize_over: Normalization = "actions",
+        instruction_suffix: str = "",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -63,6 +65,7 @@ class HFVLAPolicy(nn.Module):
         self.base = base
         self.tasks = dict(tasks or {})
         self.normalize_over = normalize_over
+        self.instruction_suffix = instruction_suffix
         check_vocabulary(backbone, self.tokenizer.bins)
         if execute_steps is not None and execute_steps > self.tokenizer.horizon:
             raise RoboprefError(f"{execute_steps} actions cannot be executed of chunks of {self.tokenizer.horizon}.")
@@ -105,7 +108,7 @@ class HFVLAPolicy(nn.Module):
                 f"the policy reads the observation 'image', which is not among {sorted(observations)}: run the task "
                 f"with it, or use a policy that reads what there is."
             )
-        return self.backbone.prefix(observations["image"], instructions)
+        return self.backbone.prefix(observations["image"], [text + self.instruction_suffix for text in instructions])
 
     def action_logits(self, batch: Prefix, action_tokens: Tensor) -> Tensor:
         """Teacher-forced logits [B, T, bins] for tokens [B, T] in 0..bins.
@@ -252,6 +255,7 @@ class HFVLAPolicy(nn.Module):
             self.tokenizer.to_json(),
             self.tasks,
             lambda staging: adapters.save_adapter(self.backbone.model, staging, self.base.name),
+            self.instruction_suffix,
         )
 
     def _pack(self, batch: Prefix, suffixes: int, length: int) -> Any:

@@ -1,0 +1,47 @@
+"""What a critic says of recorded steps, in the form that the trainer takes: weights and words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robopref.trajectory import Actor, Episode
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class StepCredit:
+    """Of each recorded step [N], in the order of the episodes.
+
+    Attributes:
+        weights: how much it counts [N].
+        conditions: text [N] behind its instruction in training.
+        summary: what is worth noting, as JSON values.
+    """
+
+    weights: NDArray[np.float64]
+    conditions: NDArray[np.object_]
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def alike(cls, steps: int) -> StepCredit:
+        """N steps that all weigh 1 and of which nothing is said."""
+        return cls(np.ones(steps), np.full(steps, "", dtype=object))
+
+
+def taught_steps(episodes: Sequence[Episode]) -> NDArray[np.bool_]:
+    """Steps [N] that a person took, whatever they are labelled."""
+    return np.concatenate([np.isin(e.actor, (Actor.EXPERT, Actor.HUMAN)) for e in episodes])
+
+
+def longest_episodes(episodes: Sequence[Episode]) -> dict[str, int]:
+    """Steps of the longest episode of each task: what its durations are measured by."""
+    longest: dict[str, int] = {}
+    for episode in episodes:
+        longest[episode.info.task] = max(longest.get(episode.info.task, 0), len(episode))
+    return longest
