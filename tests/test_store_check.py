@@ -150,6 +150,18 @@ def test_any_changed_byte_of_any_file_is_found_by_name(
     assert len(EpisodeStore.open(directory)) >= 2 - name.startswith("episodes")
 
 
+def test_an_episode_whose_header_lost_the_name_of_its_actors_is_set_aside(
+    every_kind: dict[str, bytes], tmp_path: Path
+) -> None:
+    directory = tmp_path / "copy"
+    for name, data in every_kind.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(data.replace(b'"actor":{', b'"bctor":{') if "discarded" in name else data)
+    repair(directory)
+    assert check(directory) == []
+    assert len(list((directory / "damaged").iterdir())) == 1
+
+
 @pytest.mark.parametrize("folder", ["episodes", "discarded", "journal"])
 def test_foreign_files_are_named_and_left(store: EpisodeStore, folder: str) -> None:
     (store.path / folder / "notes.txt").write_text("mine")

@@ -56,8 +56,15 @@ class EpisodeHeader:
 
     @property
     def steps(self) -> int:
-        """Number of steps."""
-        return self.tensors["actor"][1][0]
+        """Number of steps.
+
+        Raises:
+            RoboprefError: the header names no column of actors: it is damaged.
+        """
+        shape = self.tensors["actor"][1] if "actor" in self.tensors else ()
+        if not shape:
+            raise RoboprefError(f"the header of episode {self.info.episode_id} names no column of actors: damaged.")
+        return shape[0]
 
     @property
     def columns(self) -> dict[str, ColumnSpec]:
