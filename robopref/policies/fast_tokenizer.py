@@ -212,7 +212,8 @@ def _largest_coefficient(horizon: int, action_size: int, scale: float) -> int:
     """The largest quantised coefficient that actions within [-1, 1] can have."""
     if horizon < 1 or action_size < 1 or not 0 < scale < math.inf:
         raise RoboprefError(
-            f"action tokens need chunks of at least 1 x 1 and a positive scale, got {horizon} x {action_size} at {scale}."
+            f"action tokens need chunks of at least 1 x 1 and a positive scale, got {horizon} x {action_size} at "
+            f"{scale}."
         )
     # The rows of the transform are unit vectors, whose absolute values sum to sqrt(H) at most.
     limit = math.ceil(scale * math.sqrt(horizon))

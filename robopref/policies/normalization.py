@@ -67,8 +67,8 @@ class NormStats:
     def outside(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
         """Which values of actions [..., A] lie outside the range that tokens can express and are therefore clipped.
 
-        The range is q01 to q99 where masked in (by definition 2 % of the data that they were taken from lie outside), and
-        -1 to 1 elsewhere.
+        The range is q01 to q99 where masked in (by definition 2 % of the data that they were taken from lie outside),
+        and -1 to 1 elsewhere.
         """
         actions = self._checked(actions)
         low, high = np.where(self.mask, self.q01, -1.0), np.where(self.mask, self.q99, 1.0)

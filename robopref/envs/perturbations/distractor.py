@@ -7,6 +7,7 @@ policy's camera looks, and keep away from the task's objects, its goal and the w
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,7 @@ def _is_free(
         return False
     if any(np.linalg.norm(place - other) < radius + r + _GAP for other, r in placed):
         return False
-    ways = zip(landmarks[:-1], landmarks[1:], strict=True)
+    ways = pairwise(landmarks)
     return all(_distance_to_segment(place, begin, end) > radius + _WAY for begin, end in ways)
 
 

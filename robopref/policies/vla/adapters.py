@@ -221,9 +221,7 @@ def _check_fits(model: Any, weights: Mapping[str, Tensor], name: str, message: A
     absent, unknown = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
     if absent or unknown:
         raise RoboprefError(
-            message(
-                f"it has no {absent[0]}" if absent else f"it adapts {unknown[0]}, which the model does not have"
-            )
+            message(f"it has no {absent[0]}" if absent else f"it adapts {unknown[0]}, which the model does not have")
         )
     for key, value in expected.items():
         if weights[key].shape != value.shape:

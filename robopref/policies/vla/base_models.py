@@ -74,14 +74,16 @@ def base_directory(name: str | Path) -> Path:
     try:
         hub = require("huggingface_hub")
     except RoboprefError as error:  # most often it is a path with a slip
-        raise RoboprefError(f"there is no directory {name}. If it is a model on the Hugging Face hub: {error}") from error
+        raise RoboprefError(
+            f"there is no directory {name}. If it is a model on the Hugging Face hub: {error}"
+        ) from error
     try:
         snapshot = hub.snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"])
     except Exception as error:  # the hub client raises its own errors, those of HTTP libraries, and plain ones
         raise RoboprefError(
             f"there is no directory {name}, and it cannot be got from the Hugging Face hub either "
-            f"({type(error).__name__}: {_first_line(error)}). Without a network, give the directory of a copy; for a gated model, accept its terms and run `hf auth "
-            f"login` first."
+            f"({type(error).__name__}: {_first_line(error)}). Without a network, give the directory of a copy; for a "
+            f"gated model, accept its terms and run `hf auth login` first."
         ) from error
     return Path(snapshot)
 

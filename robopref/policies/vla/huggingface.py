@@ -19,6 +19,7 @@ from robopref.policies.vla.packing import additive_mask
 from robopref.policies.vla.prompt import LLAMA_EMPTY_TOKEN, prompt_for
 from robopref.policies.vla.text import TextTokenizer
 
+
 class HuggingFaceBackbone(Backbone):
     """What the three families have in common.
 

@@ -45,7 +45,9 @@ def pack(
     suffix_number = torch.arange(suffixes, device=device).repeat_interleave(length)
     place_in_suffix = torch.arange(length, device=device).repeat(suffixes)
 
-    visible = torch.zeros(batch, prefix + suffixes * length, prefix + suffixes * length, dtype=torch.bool, device=device)
+    visible = torch.zeros(
+        batch, prefix + suffixes * length, prefix + suffixes * length, dtype=torch.bool, device=device
+    )
     among_prefix = prefix_mask[:, None, :].expand(batch, prefix, prefix)
     if not bidirectional_prefix:
         among_prefix = among_prefix & torch.ones(prefix, prefix, dtype=torch.bool, device=device).tril()
@@ -68,8 +70,8 @@ def pack(
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """bool [B, Q, K] -> [B, 1, Q, K]: 0 where seen, a large negative number where not.
 
-    Not minus infinity, since a query that sees nothing must not become NaN; and one that every floating-point type holds,
-    since mixed precision casts the mask.
+    Not minus infinity, since a query that sees nothing must not become NaN; and one that every floating-point type
+    holds, since mixed precision casts the mask.
     """
     mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return mask.masked_fill_(~visible, _UNSEEN)[:, None]

@@ -201,8 +201,8 @@ class HFVLAPolicy(nn.Module):
         own = adapters.settings_of(self.backbone.model)
         if settings not in (own, adapters.LoraSettings()):
             raise RoboprefError(
-                f"the policy brings an adapter of rank {own.rank}, alpha {own.alpha:g} and dropout {own.dropout:g}, which "
-                f"training goes on with: leave the settings of a new one (--lora-*) out."
+                f"the policy brings an adapter of rank {own.rank}, alpha {own.alpha:g} and dropout {own.dropout:g}, "
+                f"which training goes on with: leave the settings of a new one (--lora-*) out."
             )
 
     def freeze_reference(self) -> None:
