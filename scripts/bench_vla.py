@@ -51,7 +51,7 @@ from robopref.training.dataset import StepDataset
 from robopref.training.devices import make_accelerator
 from robopref.training.reference import open_reference_cache
 from robopref.training.trainer import Trainer, TrainerConfig, make_composer
-from robopref.trajectory import Actor, Episode, EpisodeInfo, Outcome
+from robopref.trajectory import Actor, Episode, EpisodeInfo, Label, Outcome
 
 SIZES = {  # language: width, layers, heads, key-value heads, feed-forward; vision: width, layers, heads, feed-forward
     "small": ((512, 8, 8, 8, 1408), (256, 4, 4, 1024)),
@@ -151,9 +151,7 @@ def our_step(policy: HFVLAPolicy, batch: int, directory: Path, device: str, chec
     cache = open_reference_cache(
         directory, make_composer(dataset, sampler, objective, config), config, accelerator, data="bench", policy="0"
     )
-    trainer = Trainer(
-        policy, dataset, sampler, objective, config, accelerator=accelerator, reference_cache=cache
-    )  # fmt: skip
+    trainer = Trainer(policy, dataset, sampler, objective, config, accelerator=accelerator, reference_cache=cache)
     trainer.precompute_reference()
     policy.train()
 
@@ -199,8 +197,8 @@ def their_step(policy: HFVLAPolicy, batch: int, device: str, checkpointing: bool
             policy_logps, policy_kl = logps(model, ids, pixels, ACTION_SIZE + 1)
             with torch.no_grad():
                 reference_logps, reference_kl = logps(reference, ids, pixels, ACTION_SIZE + 1)
-        desirable = torch.as_tensor(dataset.labels[indices] != 3, device=device)
-        error = torch.ones(batch, device=device)
+        desirable = torch.as_tensor(dataset.labels[indices] != Label.UNDESIRABLE, device=device)
+        error = torch.ones(batch, device=device)  # its greedy action, one argmax more, is left out in its favour
         loss = apo_loss(
             policy_logps, reference_logps, policy_kl.detach(), reference_kl, desirable, error, variant="reference"
         ).loss
@@ -238,9 +236,7 @@ def measure_memory(arguments: argparse.Namespace) -> None:
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak, which a child begins with its parent's
     before = status("VmRSS")
     with tempfile.TemporaryDirectory() as directory:
-        step = make_step(
-            arguments.memory_of, arguments.size, arguments.batch, arguments.device, True, Path(directory)
-        )  # fmt: skip
+        step = make_step(arguments.memory_of, arguments.size, arguments.batch, arguments.device, True, Path(directory))
         for _ in range(3):
             step()
     if arguments.device == "cuda":

@@ -144,7 +144,8 @@ def test_a_full_cache_does_without_the_reference(tmp_path):
     plain.trainer.run()
     assert cached.trainer.precompute_reference()
     full = Run(**settings, cache=tmp_path / "cache")
-    assert not full.policy.__dict__["_has_reference"]
+    with pytest.raises(RoboprefError, match="no reference yet"), full.policy.reference():
+        pass
     assert full.trainer.run()
     trained = {name for name, p in full.policy.named_parameters() if p.requires_grad}
     expected = {name: tensor for name, tensor in plain.weights().items() if name in trained}

@@ -134,8 +134,8 @@ def load_adapter(model: Any, directory: Path, base: str, name: str = TRAINED) ->
 
 
 @contextmanager
-def answering_as(model: Any, name: str | None) -> Iterator[None]:
-    """Inside it the model runs with that adapter, or with none; what is trained, and how, is restored after."""
+def answering_as(model: Any, name: str) -> Iterator[None]:
+    """Inside it the model runs with that adapter, frozen; what is active, and what is trained, is restored after."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
@@ -143,14 +143,10 @@ def answering_as(model: Any, name: str | None) -> Iterator[None]:
     before = [list(layer.active_adapters) for layer in layers]
     try:
         for layer in layers:
-            if name is None:
-                layer.enable_adapters(False)
-            else:
-                layer.set_adapter(name, inference_mode=True)
+            layer.set_adapter(name, inference_mode=True)
         yield
     finally:
         for layer, names in zip(layers, before, strict=True):
-            layer.enable_adapters(True)
             layer.set_adapter(names)
         for parameter, requires_grad in trainable:  # PEFT's switches set it for whole adapters
             parameter.requires_grad_(requires_grad)

@@ -8,7 +8,7 @@ reference, decoding) is written once, in terms of these.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,7 @@ class Backbone(nn.Module, ABC):
     """A vision-language model of one family, reduced to what action tokens need.
 
     Attributes:
-        family: the family's name, as ``vla.json`` and error messages call it.
+        family: the family's name, as ``policy.json`` and error messages call it.
         bidirectional_prefix: prefix positions see one another, not only the earlier ones (PaliGemma).
         first_position: the position id of the first token (PaliGemma counts from 1).
         usable_vocabulary: how many ids, from 0, may be used: action token t has the id ``usable_vocabulary - t``.
@@ -106,7 +106,3 @@ class Backbone(nn.Module, ABC):
             raise RoboprefError(f"the {self.family} model has nothing that could recompute its activations.")
         for model in models:
             model.activation_checkpointing_enable()
-
-    @abstractmethod
-    def to_json(self) -> Mapping[str, Any]:
-        """What is needed, besides the weights, to build the backbone again."""

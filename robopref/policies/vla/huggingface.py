@@ -6,7 +6,8 @@ prompt to input embeddings, and the mask over them, are ours, since action token
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -114,10 +115,6 @@ class HuggingFaceBackbone(Backbone):
         weight: Tensor = self.model.get_output_embeddings().weight
         return weight
 
-    def to_json(self) -> Mapping[str, Any]:
-        """See ``Backbone.to_json``."""
-        return {"family": self.family}
-
     def _language_model(self) -> nn.Module:
         language_model: nn.Module = self.model.model.language_model
         return language_model
@@ -138,9 +135,9 @@ class HuggingFaceBackbone(Backbone):
         features = self.model.get_image_features(pixels).pooler_output
         return torch.stack(list(features)) if isinstance(features, list | tuple) else features
 
+    @abstractmethod
     def _prompt_ids(self, prompt: str, patches: int) -> list[int]:
         """The prefix as ids, with the image id at the places of the picture's features."""
-        raise NotImplementedError
 
 
 class LlavaBackbone(HuggingFaceBackbone):

@@ -75,8 +75,6 @@ class HFVLAPolicy(nn.Module):
         self.register_buffer("action_ids", ids, persistent=False)
         stop = ids.new_tensor([backbone.stop_id] if self.tokenizer.variable_length else [])
         self.register_buffer("choice_ids", torch.cat([ids, stop]), persistent=False)
-        self.__dict__["_in_reference"] = False
-        self.__dict__["_has_reference"] = False
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +214,6 @@ class HFVLAPolicy(nn.Module):
             raise RoboprefError("the policy has no adapter to train: call add_adapter() before refining.")
         adapters.copy_adapter(model, adapters.TRAINED, adapters.REFERENCE)
         adapters.freeze_unused(model, self.backbone.unused_modules)
-        self.__dict__["_has_reference"] = True
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -225,7 +222,7 @@ class HFVLAPolicy(nn.Module):
         Raises:
             RoboprefError: no reference was frozen.
         """
-        if not self.__dict__["_has_reference"]:
+        if not adapters.has_adapter(self.backbone.model, adapters.REFERENCE):
             raise RoboprefError("the policy has no reference yet: call freeze_reference() before refining.")
         training = [(module, module.training) for module in self.modules()]
         try:
