@@ -39,10 +39,10 @@ from robopref.labeling import LabelingRule
 from robopref.objectives import get_objective
 from robopref.objectives.apo import apo_loss
 from robopref.policies.normalization import NormStats
-from robopref.policies.vla.adapters import LoraSettings
 from robopref.policies.vla.description import BaseModel
 from robopref.policies.vla.huggingface import LlavaBackbone
 from robopref.policies.vla.image_settings import ImageSettings
+from robopref.policies.vla.options import LoraOptions
 from robopref.policies.vla.policy import HFVLAPolicy
 from robopref.policies.vla.prompt import prompt_for
 from robopref.policies.vla.text import TextTokenizer
@@ -102,7 +102,7 @@ def build_policy(size: str, device: str, dtype: torch.dtype) -> HFVLAPolicy:
     backbone = LlavaBackbone(model, TextTokenizer(text_tokenizer()), ImageSettings(IMAGE))
     stats = NormStats(-np.ones(ACTION_SIZE), np.ones(ACTION_SIZE), np.ones(ACTION_SIZE, bool))
     policy = HFVLAPolicy(backbone, stats, BaseModel("random", "0"))
-    policy.add_adapter(LoraSettings())
+    policy.add_adapter(LoraOptions())
     return policy.to(device)
 
 

@@ -41,10 +41,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def tiny_llava(inputs: tuple[str, ...]) -> Any:
     """A LLaVA with random weights, the same in every process, and a fresh LoRA adapter to train."""
     from robopref.policies.normalization import NormStats
-    from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.description import BaseModel
     from robopref.policies.vla.huggingface import LlavaBackbone
     from robopref.policies.vla.image_settings import ImageSettings
+    from robopref.policies.vla.options import LoraOptions
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.policies.vla.text import TextTokenizer
     from tests.vla_models import IMAGE, build, text_tokenizer
@@ -54,7 +54,7 @@ def tiny_llava(inputs: tuple[str, ...]) -> Any:
     stats = NormStats([-1.0] * 4, [1.0] * 4, [True] * 3 + [False])
     policy = HFVLAPolicy(backbone, stats, BaseModel("tiny", "0"))
     torch.manual_seed(1)
-    policy.add_adapter(LoraSettings(rank=2))
+    policy.add_adapter(LoraOptions(lora_rank=2))
     for name, parameter in policy.named_parameters():
         if ".lora_B." in name:  # as if it had been trained before: a reference that is not the base
             torch.nn.init.normal_(parameter, 0, 0.02)

@@ -186,6 +186,7 @@ def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
         (("evaluate", "--policy", "nowhere"), "no policy at nowhere"),
         (("evaluate", "--policy", "no_such_module:make"), "cannot import"),
         (("train", "--demos", "nowhere"), "nowhere"),
+        (("train", "--demos", "nowhere", "--lora-rank", "0"), "LoRA needs a rank of at least 1"),
     ],
 )
 def test_mistakes_get_one_clear_line(tmp_path, capsys, arguments, message):

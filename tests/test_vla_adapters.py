@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from robopref.errors import RoboprefError
 from robopref.policies.normalization import NormStats
 from robopref.policies.registry import load_policy, policy_id
-from robopref.policies.vla.adapters import LoraSettings
 from robopref.policies.vla.loading import load_vla
-from robopref.policies.vla.options import VLAOptions
+from robopref.policies.vla.options import LoraOptions, VLAOptions
 from tests.vla_models import IMAGE, write
 
 STATS = NormStats([-1, -2, 0], [1, 2, 0.5], [True, True, False])
@@ -41,7 +40,7 @@ def logps(policy):
 def trained(base, *, dropout=0.0, steps=2, seed=0):
     torch.manual_seed(seed)
     policy = load_vla(base, norm_stats=STATS, device="cpu")
-    policy.add_adapter(LoraSettings(rank=2, alpha=4, dropout=dropout))
+    policy.add_adapter(LoraOptions(lora_rank=2, lora_alpha=4, lora_dropout=dropout))
     take_steps(policy, steps)
     return policy
 
@@ -58,7 +57,7 @@ def take_steps(policy, steps):
 def test_a_fresh_adapter_changes_nothing_and_only_it_is_trained(bases):
     base = load_vla(bases / "llava", norm_stats=STATS, device="cpu")
     before = logps(base)
-    base.add_adapter(LoraSettings(rank=2))
+    base.add_adapter(LoraOptions(lora_rank=2))
     torch.testing.assert_close(logps(base), before, atol=0, rtol=0)
     names = [name for name, parameter in base.named_parameters() if parameter.requires_grad]
     assert names
@@ -287,13 +286,13 @@ def test_options_of_a_vla_are_refused_for_other_policies():
 
 def test_the_settings_of_an_adapter_that_is_there_cannot_be_changed(bases):
     policy = trained(bases / "llava", steps=0)
-    for settings in (LoraSettings(), LoraSettings(rank=2, alpha=4)):
+    for settings in (LoraOptions(), LoraOptions(lora_rank=2, lora_alpha=4)):
         policy.add_adapter(settings)
     with pytest.raises(RoboprefError, match=r"brings an adapter of rank 2, alpha 4 and dropout 0, .*leave .* out"):
-        policy.add_adapter(LoraSettings(rank=8))
+        policy.add_adapter(LoraOptions(lora_rank=8))
 
 
 def test_lora_settings_are_checked():
-    for wrong in ({"rank": 0}, {"alpha": 0}, {"dropout": 1.0}):
+    for wrong in ({"lora_rank": 0}, {"lora_alpha": 0}, {"lora_dropout": 1.0}):
         with pytest.raises(RoboprefError, match="LoRA needs"):
-            LoraSettings(**wrong)
+            LoraOptions(**wrong)

@@ -112,10 +112,10 @@ def test_a_chunk_is_executed_open_loop_until_it_is_dropped(policy):
 
 def test_saved_and_loaded_with_its_tokens(base, tokenizer, tmp_path):
     from robopref.policies.registry import load_policy
-    from robopref.policies.vla.adapters import LoraSettings
+    from robopref.policies.vla.options import LoraOptions
 
     policy = HFVLAPolicy(load_backbone(base), STATS, base.base, tokenizer)
-    policy.add_adapter(LoraSettings(rank=2))
+    policy.add_adapter(LoraOptions(lora_rank=2))
     policy.save(tmp_path / "policy")
     again = load_policy(tmp_path / "policy", device="cpu")
     assert again.tokenizer.to_json() == tokenizer.to_json()

@@ -13,11 +13,10 @@ from robopref.errors import RoboprefError
 from robopref.policies.normalization import NormStats
 from robopref.policies.registry import load_policy
 from robopref.policies.tokenizer import ActionTokenizer
-from robopref.policies.vla.adapters import LoraSettings
 from robopref.policies.vla.base_models import choose_statistics, find_base, load_backbone
 from robopref.policies.vla.image_settings import ImageSettings
 from robopref.policies.vla.loading import load_vla
-from robopref.policies.vla.options import VLAOptions
+from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.policies.vla.policy import HFVLAPolicy
 from robopref.policies.vla.requirements import require
 from tests.vla_models import BASE, SPECIALS, write
@@ -189,7 +188,7 @@ def test_four_bits_answer_nearly_the_same_and_their_adapter_learns(tmp_path):
         logits = [policy.action_logits(policy.encode(images, ["push"]), tokens).flatten() for policy in policies]
     assert torch.corrcoef(torch.stack(logits))[0, 1] > 0.8
     policy = policies[1]
-    policy.add_adapter(LoraSettings(rank=2))
+    policy.add_adapter(LoraOptions(lora_rank=2))
     policy.action_logps(policy.encode(images, ["push"]), tokens).sum().backward()
     assert all(p.grad is not None for p in policy.parameters() if p.requires_grad)
     kinds = {type(module).__name__ for module in policy.modules()}

@@ -9,9 +9,8 @@ from small_runs import Run
 
 from robopref.errors import RoboprefError
 from robopref.policies.normalization import NormStats
-from robopref.policies.vla.adapters import LoraSettings
 from robopref.policies.vla.loading import load_vla
-from robopref.policies.vla.options import VLAOptions
+from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.training.forward import TrainingForward, reference_mode
 from robopref.training.sharding import load_whole_state, whole_state
 from tests.vla_models import IMAGE, write
@@ -37,7 +36,7 @@ def adapted(base, *, weights="fp32", dropout=0.0):
     """With an adapter that already changes something."""
     policy = load_vla(base, VLAOptions(weights=weights), norm_stats=STATS, device="cpu")
     torch.manual_seed(0)
-    policy.add_adapter(LoraSettings(rank=2, dropout=dropout))
+    policy.add_adapter(LoraOptions(lora_rank=2, lora_dropout=dropout))
     for name, parameter in policy.named_parameters():
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, 0, 0.05)

@@ -100,15 +100,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:2] == ["diagnose", "compare"]:  # "diagnose" alone has required options, so no subcommand of its own
         arguments[:2] = [_COMPARE]
-    command: Any = tyro.cli(
-        Command,
-        prog="robopref",
-        description="Refine robot policies with people in the loop.",
-        args=arguments,
-    )
     # So that --task and --policy find modules in the current directory, as python -m would.
     sys.path.append(os.getcwd())
     try:
+        command: Any = tyro.cli(
+            Command,
+            prog="robopref",
+            description="Refine robot policies with people in the loop.",
+            args=arguments,
+        )
         finished = _RUNNERS[type(command)](command)
     except RoboprefError as error:
         print(f"robopref: {error}", file=sys.stderr)

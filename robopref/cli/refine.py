@@ -110,7 +110,6 @@ def run_refine(config: Refine) -> bool:
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
-    from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.training.config import IMMATERIAL, TrainerConfig
     from robopref.training.dataset import StepDataset, check_same_kind
@@ -140,7 +139,7 @@ def run_refine(config: Refine) -> bool:
         )
     if isinstance(policy, HFVLAPolicy):
         torch.manual_seed(config.seed)
-        policy.add_adapter(LoraSettings.of(config.lora))
+        policy.add_adapter(config.lora)
         # Whatever its last training took: an adapter remembers that.
         public = config.objective == "apo" and config.variant == "reference"
         policy.normalize_over = "vocabulary" if public else "actions"

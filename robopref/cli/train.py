@@ -171,7 +171,6 @@ def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) ->
     import torch
 
     from robopref.policies.normalization import NormStats
-    from robopref.policies.vla.adapters import LoraSettings
     from robopref.policies.vla.loading import is_vla, load_vla
 
     own = config.vla.norm_key is None and config.vla.adapter is None and is_vla(str(config.policy))
@@ -185,7 +184,7 @@ def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) ->
         tokenizer=_action_tokenizer(config, data, labels) if own else None,
         device=config.device,
     )
-    policy.add_adapter(LoraSettings.of(config.lora))
+    policy.add_adapter(config.lora)
     policy.normalize_over = "actions"
     policy.tasks.update(_instructions(data))
     return policy

@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
-from robopref.policies.action_plan import ActionPlan
+from robopref.policies.action_plan import ActsInChunks
 from robopref.policies.checkpoint import PolicyDescription, read_checkpoint, write_checkpoint
 from robopref.policies.compact_network import CompactArchitecture, CompactNetwork
 from robopref.policies.instruction import hashed_words
@@ -36,7 +35,7 @@ class EncodedBatch:
     features: Tensor
 
 
-class CompactPolicy(nn.Module):
+class CompactPolicy(ActsInChunks, nn.Module):
     """Observation (image and proprioception, or state) and instruction -> action tokens of one action or a chunk.
 
     Args:
@@ -71,9 +70,7 @@ class CompactPolicy(nn.Module):
                 f"normalisation over {len(norm_stats)} action dimensions and {self.tokenizer.bins} bins do not fit a "
                 f"policy of {architecture.action_size} dimensions and {architecture.bins} bins."
             )
-        if execute_steps is not None and execute_steps > self.tokenizer.horizon:
-            raise RoboprefError(f"{execute_steps} actions cannot be executed of chunks of {self.tokenizer.horizon}.")
-        self._plan = ActionPlan(execute_steps or self.tokenizer.horizon)
+        self._plan_to_execute(execute_steps)
         self.network = CompactNetwork(
             architecture, self.tokenizer.action_tokens(architecture.action_size), self.tokenizer.variable_length
         )
@@ -130,26 +127,8 @@ class CompactPolicy(nn.Module):
         """
         return token_logps(self.action_logits(batch, action_tokens), action_tokens.to(self.device), self.tokenizer.bins)
 
-    @torch.no_grad()
-    def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy actions [B, A] in environment units.
-
-        With chunks, a single observation (B = 1) gets the next action of the plan made at an earlier one, until
-        ``execute_steps`` of it are used or ``reset`` drops it. Of larger batches, nobody's plan: the first actions.
-        """
-        if len(instructions) == 1 and self.tokenizer.horizon > 1:
-            return self._plan.next(lambda: self._chunks(observations, instructions)[0])[None]
-        return self._chunks(observations, instructions)[:, 0]
-
-    def reset(self) -> None:
-        """Drop the plan, so that the next action is decided from what is seen then."""
-        self._plan.reset()
-
-    def _chunks(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy chunks [B, H, A] in environment units."""
-        tokens = self._active.greedy(self.encode(observations, instructions).features)
-        decoded = self.tokenizer.decode(tokens.cpu().numpy())
-        return self.norm_stats.unnormalize(decoded.reshape(len(tokens), self.tokenizer.horizon, len(self.norm_stats)))
+    def _greedy_tokens(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Tensor:
+        return self._active.greedy(self.encode(observations, instructions).features)
 
     def freeze_reference(self) -> None:
         """Make the present weights the reference."""

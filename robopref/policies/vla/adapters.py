@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +25,7 @@ _PREFIX = "base_model.model."  # what PEFT puts before every key of its files
 _WEIGHTS, _SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """Rank, scale and dropout; by default those of OpenVLA's fine-tuning (rank 32, alpha 16, no dropout)."""
-
-    rank: int = 32
-    alpha: float = 16
-    dropout: float = 0.0
-
-    @classmethod
-    def of(cls, options: LoraOptions) -> LoraSettings:
-        """From the options of a command line."""
-        return cls(options.lora_rank, options.lora_alpha, options.lora_dropout)
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise RoboprefError(
-                f"LoRA needs a rank of at least 1, a positive alpha and a dropout in [0, 1), got {self.rank}, "
-                f"{self.alpha} and {self.dropout}."
-            )
-
-
-def add_adapter(model: Any, settings: LoraSettings, unused: Sequence[str] = (), name: str = TRAINED) -> None:
+def add_adapter(model: Any, settings: LoraOptions, unused: Sequence[str] = (), name: str = TRAINED) -> None:
     """Put a fresh adapter, which changes nothing yet, on every linear layer but the output embedding.
 
     Args:
@@ -55,9 +33,9 @@ def add_adapter(model: Any, settings: LoraSettings, unused: Sequence[str] = (), 
     """
     peft = require("peft")
     config = peft.LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
         target_modules=_linear_layers(model, unused),
         init_lora_weights="gaussian",
     )
@@ -69,10 +47,10 @@ def has_adapter(model: Any, name: str = TRAINED) -> bool:
     return name in getattr(model, "peft_config", {})
 
 
-def settings_of(model: Any, name: str = TRAINED) -> LoraSettings:
+def settings_of(model: Any, name: str = TRAINED) -> LoraOptions:
     """The settings of an adapter that the model carries."""
     config = model.peft_config[name]
-    return LoraSettings(config.r, config.lora_alpha, config.lora_dropout)
+    return LoraOptions(config.r, config.lora_alpha, config.lora_dropout)
 
 
 def copy_adapter(model: Any, source: str, target: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from robopref.errors import RoboprefError
+
 
 @dataclass(frozen=True)
 class VLAOptions:
@@ -24,11 +26,21 @@ PLAIN = VLAOptions()
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """The LoRA adapter that is trained on a vision-language-action model; others train all their weights."""
+    """The LoRA adapter that is trained on a vision-language-action model; others train all their weights.
+
+    By default that of OpenVLA's fine-tuning: rank 32, alpha 16, no dropout.
+    """
 
     lora_rank: int = 32
-    lora_alpha: int = 16
+    lora_alpha: float = 16
     lora_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1 or self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise RoboprefError(
+                f"LoRA needs a rank of at least 1, a positive alpha and a dropout in [0, 1), got {self.lora_rank}, "
+                f"{self.lora_alpha:g} and {self.lora_dropout:g}."
+            )
 
 
 DEFAULT_LORA = LoraOptions()

@@ -8,24 +8,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from robopref.errors import RoboprefError
-from robopref.policies.action_plan import ActionPlan
+from robopref.policies.action_plan import ActsInChunks
 from robopref.policies.normalization import NormStats
 from robopref.policies.tokenizer import ActionTokenizer
 from robopref.policies.vla import adapters
 from robopref.policies.vla.backbone import Backbone, Prefix
 from robopref.policies.vla.description import BaseModel, Normalization, VLADescription, write_vla_checkpoint
+from robopref.policies.vla.options import DEFAULT_LORA, LoraOptions
 from robopref.policies.vla.packing import pack
 from robopref.protocols import ChunkTokenizer, Scores
 from robopref.token_logps import token_logps, tokens_of_classes
 
 
-class HFVLAPolicy(nn.Module):
+class HFVLAPolicy(ActsInChunks, nn.Module):
     """Picture and instruction -> action tokens, in the last usable ids of a language model's vocabulary.
 
     Args:
@@ -67,9 +66,7 @@ class HFVLAPolicy(nn.Module):
         self.normalize_over = normalize_over
         self.instruction_suffix = instruction_suffix
         check_vocabulary(backbone, self.tokenizer.bins)
-        if execute_steps is not None and execute_steps > self.tokenizer.horizon:
-            raise RoboprefError(f"{execute_steps} actions cannot be executed of chunks of {self.tokenizer.horizon}.")
-        self._plan = ActionPlan(execute_steps or self.tokenizer.horizon)
+        self._plan_to_execute(execute_steps)
         self.action_tokens = self.tokenizer.action_tokens(len(norm_stats))
         ids = backbone.usable_vocabulary - torch.arange(1, self.tokenizer.bins + 1)
         self.register_buffer("action_ids", ids, persistent=False)
@@ -139,26 +136,8 @@ class HFVLAPolicy(nn.Module):
         logps, logits = self._log_probabilities(hidden, tokens)
         return Scores(logps[:, 0], None if second_tokens is None else logps[:, 1], logits[:, 0])
 
-    @torch.no_grad()
-    def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy actions [B, A] in environment units; the choice is among the action tokens.
-
-        With chunks, a single observation (B = 1) gets the next action of the plan made at an earlier one, until
-        ``execute_steps`` of it are used or ``reset`` drops it. Of larger batches, nobody's plan: the first actions.
-        """
-        if len(instructions) == 1 and self.tokenizer.horizon > 1:
-            return self._plan.next(lambda: self._chunks(observations, instructions)[0])[None]
-        return self._chunks(observations, instructions)[:, 0]
-
-    def reset(self) -> None:
-        """Drop the plan, so that the next action is decided from what is seen then."""
-        self._plan.reset()
-
-    def _chunks(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
-        """Greedy chunks [B, H, A] in environment units."""
-        tokens = self.greedy_tokens(self.encode(observations, instructions))
-        decoded = self.tokenizer.decode(tokens.cpu().numpy())
-        return self.norm_stats.unnormalize(decoded.reshape(len(tokens), self.tokenizer.horizon, len(self.norm_stats)))
+    def _greedy_tokens(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Tensor:
+        return self.greedy_tokens(self.encode(observations, instructions))
 
     @torch.no_grad()
     def greedy_tokens(self, batch: Prefix) -> Tensor:
@@ -187,7 +166,7 @@ class HFVLAPolicy(nn.Module):
             hidden = backbone.hidden(step, seen[:, None], position[:, None], cache)[:, 0]
         return tokens
 
-    def add_adapter(self, settings: adapters.LoraSettings) -> None:
+    def add_adapter(self, settings: LoraOptions) -> None:
         """Train a LoRA adapter on every linear layer from now on, and nothing else; keeps one that is there.
 
         Raises:
@@ -197,10 +176,10 @@ class HFVLAPolicy(nn.Module):
             adapters.add_adapter(self.backbone.model, settings, self.backbone.unused_modules)
             return
         own = adapters.settings_of(self.backbone.model)
-        if settings not in (own, adapters.LoraSettings()):
+        if settings not in (own, DEFAULT_LORA):
             raise RoboprefError(
-                f"the policy brings an adapter of rank {own.rank}, alpha {own.alpha:g} and dropout {own.dropout:g}, "
-                f"which training goes on with: leave the settings of a new one (--lora-*) out."
+                f"the policy brings an adapter of rank {own.lora_rank}, alpha {own.lora_alpha:g} and dropout "
+                f"{own.lora_dropout:g}, which training goes on with: leave the settings of a new one (--lora-*) out."
             )
 
     def freeze_reference(self) -> None:
