@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from robopref.errors import RoboprefError
 from robopref.policies.normalization import NormStats
 from robopref.policies.vla.backbone import Backbone
 from robopref.policies.vla.description import BaseModel
+from robopref.policies.vla.json_files import read_object
 from robopref.policies.vla.requirements import require
 
 _SAMPLE = 1 << 20  # bytes at each end of a weight file that its fingerprint reads
@@ -117,7 +117,7 @@ def load_backbone(files: BaseFiles, dtype: torch.dtype = torch.float32) -> Backb
     if files.family == OPENVLA:
         from robopref.policies.vla.openvla.backbone import OpenVLABackbone
 
-        return OpenVLABackbone.from_directory(files.directory, dtype)[0]
+        return OpenVLABackbone.from_directory(files.directory, dtype)
     return _load_huggingface(files.directory, files.family, dtype)
 
 
@@ -178,19 +178,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     Raises:
         RoboprefError: it is missing or damaged.
     """
-    path = directory / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise RoboprefError(
-            f"{directory} has no config.json, so it is no Hugging Face model. An adapter goes to --adapter, its base "
-            f"to --policy."
-        ) from error
-    except ValueError as error:
-        raise RoboprefError(f"{path} is damaged ({error}).") from error
-    if not isinstance(config, dict):
-        raise RoboprefError(f"{path} is damaged (it holds no JSON object).")
-    return config
+    return read_object(
+        directory / "config.json",
+        absent=f"{directory} has no config.json, so it is no Hugging Face model. An adapter goes to --adapter, its "
+        f"base to --policy.",
+    )
 
 
 def read_statistics(directory: Path, config: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -202,10 +194,7 @@ def read_statistics(directory: Path, config: Mapping[str, Any]) -> Mapping[str, 
     found = dict(config.get("norm_stats") or {})
     path = directory / STATISTICS
     if path.is_file():
-        try:
-            found |= json.loads(path.read_text())
-        except (ValueError, TypeError) as error:
-            raise RoboprefError(f"{path} is damaged ({error}).") from error
+        found |= read_object(path, absent=f"{path} is gone.")
     return found
 
 

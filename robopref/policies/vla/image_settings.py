@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from robopref.errors import RoboprefError
 from robopref.policies.vla.images import prepare_images
+from robopref.policies.vla.json_files import read_object
 
 _RESAMPLE = {2: "bilinear", 3: "bicubic"}
 """By PIL's number of the filter, which is what the file holds."""
@@ -40,15 +40,11 @@ class ImageSettings:
             RoboprefError: there is no such file, or it asks for something else than per-channel normalisation.
         """
         path = directory / "preprocessor_config.json"
-        try:
-            fields = json.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise RoboprefError(
-                f"{directory} has no preprocessor_config.json, so it is not known how its pictures are normalised: "
-                f"take the file from the model's page."
-            ) from error
-        except json.JSONDecodeError as error:
-            raise RoboprefError(f"{path} is damaged ({error}).") from error
+        fields = read_object(
+            path,
+            absent=f"{directory} has no preprocessor_config.json, so it is not known how its pictures are normalised: "
+            f"take the file from the model's page.",
+        )
         if not fields.get("do_normalize", True) or not fields.get("do_rescale", True):
             raise RoboprefError(f"{path} asks for pictures that are not scaled and normalised, which is not supported.")
         mean, std = tuple(fields.get("image_mean", cls.mean)), tuple(fields.get("image_std", cls.std))

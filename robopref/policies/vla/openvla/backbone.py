@@ -14,11 +14,11 @@ from torch.nn.utils.rnn import pad_sequence
 from robopref.errors import RoboprefError
 from robopref.policies.vla.backbone import Backbone, Prefix
 from robopref.policies.vla.images import resize_images
+from robopref.policies.vla.json_files import read_object
 from robopref.policies.vla.openvla.configuration import BOS_ID, STOP_ID, OpenVLAConfiguration
 from robopref.policies.vla.openvla.files import (
     CONFIG,
     check_directory,
-    read_json,
     read_tensors,
     weight_files,
     write_directory,
@@ -29,7 +29,6 @@ from robopref.policies.vla.packing import additive_mask
 from robopref.policies.vla.prompt import LLAMA_EMPTY_TOKEN, prompt_for
 from robopref.policies.vla.text import TextTokenizer
 
-_STATISTICS = "dataset_statistics.json"  # what OpenVLA's fine-tuning writes beside the weights
 _SHARD_BYTES = 5_000_000_000
 _NAMED = 5  # keys that an error message lists
 
@@ -126,13 +125,10 @@ class OpenVLABackbone(Backbone):
             ) from error
 
     @classmethod
-    def from_directory(
-        cls, directory: Path, dtype: torch.dtype = torch.float32
-    ) -> tuple[OpenVLABackbone, dict[str, Any]]:
+    def from_directory(cls, directory: Path, dtype: torch.dtype = torch.float32) -> OpenVLABackbone:
         """Read a checkpoint in the published layout, file by file, so that the weights are never held twice.
 
-        Returns:
-            The backbone, in evaluation mode, and the action statistics: data set -> ``{"action": {"q01": ...}}``.
+        The backbone is in evaluation mode. The action statistics are read by ``base_models.read_statistics``.
 
         Raises:
             RoboprefError: no checkpoint, an unsupported architecture or older layout, pickled weights, tensors that
@@ -140,17 +136,14 @@ class OpenVLABackbone(Backbone):
         """
         directory = Path(directory)
         check_directory(directory)
-        described = read_json(directory / CONFIG)
+        described = read_object(directory / CONFIG, absent=f"{directory} has no {CONFIG}.")
         configuration = OpenVLAConfiguration.from_json(described)
         tokenizer = TextTokenizer.from_directory(directory)
         files = weight_files(directory)
         with init_empty_weights(include_buffers=False):
             backbone = cls(configuration, tokenizer)
         backbone._read_weights(files, dtype)
-        statistics = dict(described.get("norm_stats") or {})
-        if (directory / _STATISTICS).is_file():
-            statistics |= read_json(directory / _STATISTICS)
-        return backbone.eval(), statistics
+        return backbone.eval()
 
     def save_directory(
         self, directory: Path, norm_stats: Mapping[str, Any], max_shard_bytes: int = _SHARD_BYTES

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from robopref.errors import RoboprefError
+from robopref.policies.vla.json_files import read_object
 
 CONFIG = "config.json"
 _WHOLE = "model.safetensors"
@@ -23,21 +24,6 @@ _CONVERT = (
     "convert it to the published layout with vla-scripts/extern/convert_openvla_weights_to_hf.py of the OpenVLA "
     "repository."
 )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        RoboprefError: the file is no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RoboprefError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise RoboprefError(f"{path} holds no JSON object.")
-    return content
 
 
 def check_directory(directory: Path) -> None:
@@ -63,7 +49,7 @@ def weight_files(directory: Path) -> list[Path]:
     if (directory / _WHOLE).is_file():
         return [directory / _WHOLE]
     if (directory / _INDEX).is_file():
-        names = read_json(directory / _INDEX).get("weight_map")
+        names = read_object(directory / _INDEX, absent=f"{directory} has no {_INDEX}.").get("weight_map")
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
             raise RoboprefError(f"{directory / _INDEX} has no weight_map from tensors to files.")
         paths = [directory / Path(name).name for name in sorted(set(names.values()))]
