@@ -20,9 +20,13 @@ _KNOWN = (
 def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerator:
     """For what ``accelerate launch`` set up; bfloat16 autocast on GPUs that have it, unless told otherwise.
 
+    From then on this process flushes denormal numbers to zero: Adam's averages of embeddings that no sample reads decay
+    into them, which made a step of a small policy four times slower on a CPU.
+
     Raises:
         RoboprefError: a way of distributing that the trainer does not know.
     """
+    torch.set_flush_denormal(True)
     cpu = device == "cpu"
     if precision == "auto":
         precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
