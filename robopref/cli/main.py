@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import subcommand
 
 from robopref import __version__
+from robopref.cli.benchmark import Benchmark, run_benchmark
 from robopref.cli.collect import Collect, run_collect
 from robopref.cli.data import Data, run_data
 from robopref.cli.demos import Demos, run_demos
@@ -55,6 +56,7 @@ Command = (
     | Annotated[Refine, subcommand("refine")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Lifelong, subcommand("lifelong")]
+    | Annotated[Benchmark, subcommand("benchmark")]
     | Annotated[Diagnose, subcommand("diagnose")]
     | Annotated[DiagnoseCompare, subcommand(_COMPARE)]
     | Annotated[Report, subcommand("report")]
@@ -86,6 +88,7 @@ _RUNNERS: dict[type, Callable[[Any], bool]] = {
     Refine: run_refine,
     Evaluate: run_evaluate,
     Lifelong: run_lifelong,
+    Benchmark: run_benchmark,
     Diagnose: run_diagnose,
     DiagnoseCompare: run_diagnose_compare,
     Report: run_report,

@@ -1,0 +1,199 @@
+"""``robopref benchmark``: every method on the same recordings, over tasks and seeds; one table, figures, raw results."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from robopref.cli.benchmark_cell import Budget, Cell, Regime
+from robopref.cli.benchmark_methods import BASE, check_methods
+from robopref.cli.benchmark_processes import run_cells
+from robopref.cli.benchmark_results import gather, write_results
+from robopref.cli.console import console, progress_bar, say
+from robopref.cli.episodes import check_task
+from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.run_directory import start_run, to_json, versions
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
+from robopref.errors import RoboprefError
+from robopref.human_io.scripted import ScriptedOperatorConfig
+
+RESULTS = "results.parquet"
+
+_COMPARED = ("apo", "kto", "bc", "bc-success", "bc-scratch", "bc-success-scratch", "dpo", "dagger", "hg-dagger", "iwr",
+             "sirius", "tpo", "paired-takeover", "habc", "recap")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Tasks, methods, seeds and budget that go together."""
+
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    seeds: int
+    budget: Budget
+
+
+PRESETS = {
+    "full": Preset(
+        ("assembly", "bin-picking", "hammer", "peg-insert-side", "pick-place", "push"),
+        _COMPARED,
+        5,
+        Budget(10, 1000, 1000, 128, 1e-3, 60, 100),
+    ),
+    "small": Preset(
+        ("assembly", "bin-picking", "peg-insert-side"),
+        ("apo", "kto", "bc", "bc-scratch", "dpo"),
+        2,
+        Budget(10, 500, 500, 128, 1e-3, 30, 40),
+    ),
+    "smoke": Preset(("button-press", "push"), ("apo", "bc", "bc-scratch"), 1, Budget(2, 30, 20, 32, 1e-3, 3, 4)),
+}
+"""``full``: a night on two cores; ``small``: 15 minutes; ``smoke``: two, to see that everything works."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Compare ways of refinement: base policies, deployments under the operator, and every method on the same
+    recordings, evaluated on the same layouts.
+
+    Every method has the same recordings and equally many optimiser steps; those that start from scratch get the steps
+    of the base training as well. Evaluation layouts are of another stream of seeds than everything that is learned
+    from. Interrupted, it goes on with --resume; more seeds, tasks, methods and regimes may be asked for then.
+    """
+
+    out: Path
+    preset: Literal["full", "small", "smoke"] = "full"
+    """Sets what is left open below. full: a night on two cores; small: 15 minutes; smoke: two, and no result."""
+    regimes: tuple[Regime, ...] = ("one-round",)
+    """one-round: a base per task, deployed and refined on it. perturbed: the same, deployed in a changed scene with as
+    many demonstrations there, and evaluated in both. pretrained: one base of all tasks, refined on one of them at a
+    time and evaluated on all."""
+    inputs: Literal["state", "image"] = "state"
+    """What the policies see."""
+    tasks: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    """What is compared with the base policy (docs/benchmark.md)."""
+    recipe: str = "apo"
+    """The method that the others are compared with."""
+    refined_tasks: tuple[str, ...] = ()
+    """Of pretrained: the tasks that are refined on, unset all."""
+    seeds: int | None = None
+    """How many runs of each task."""
+    first_seed: int = 0
+    demos: int | None = None
+    """Demonstrations of each task."""
+    train_steps: int | None = None
+    refine_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    episodes: int | None = None
+    """Deployment episodes."""
+    evaluation_episodes: int | None = None
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = PerturbationOptions(("position",))
+    """Of the perturbed regime."""
+    workers: int = 0
+    """Processes; 0 takes one per core."""
+    resume: bool = False
+    """Go on with an interrupted benchmark."""
+
+
+def run_benchmark(config: Benchmark) -> bool:
+    """Run every cell that is not finished; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: settings that make no benchmark, or cells that failed (the others are finished first).
+    """
+    cells = plan(config)
+    changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe")
+    start_run(config.out, "benchmark", config, resume=config.resume, changeable=changeable)
+    evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
+    workers = config.workers or os.cpu_count() or 1
+    say(f"{len(cells)} base policies, {len(evaluations)} evaluations, {workers} at once; logs are in each cell's log.txt")
+    started = time.monotonic()
+    with graceful_interrupt() as interrupt, progress_bar("benchmark", len(evaluations)) as progress:
+
+        def count() -> None:
+            progress(sum(cell.finished(evaluation) for cell, evaluation in evaluations), len(evaluations))
+
+        failures = run_cells(cells, workers=workers, should_stop=interrupt, every_second=count)
+    rows = gather(cells)
+    if rows:
+        about = {
+            "config": to_json(config),
+            "budget": to_json(_budget(config)),
+            "versions": versions(),
+            "minutes": (time.monotonic() - started) / 60,
+        }
+        write_results(config.out / RESULTS, rows, about)
+        say(f"{len(rows)} evaluation episodes in {config.out / RESULTS}")
+    if failures:
+        raise RoboprefError(
+            f"{len(failures)} of {len(cells)} base policies were not brought to an end, the others were. "
+            + " ".join(f"({cell.name}: {why})" for cell, why in failures)
+        )
+    if interrupt():
+        console.print("stopped; the same command with --resume goes on from here")
+        return False
+    return True
+
+
+def plan(config: Benchmark) -> list[Cell]:
+    """The cells, all tasks of a seed before the next seed: whatever is finished can be compared.
+
+    Raises:
+        RoboprefError: unknown tasks, methods or regimes, numbers out of range, or settings that do not go together.
+    """
+    preset = PRESETS[config.preset]
+    tasks = tuple(dict.fromkeys(config.tasks or preset.tasks))
+    methods = check_methods(config.methods or preset.methods)
+    seeds = preset.seeds if config.seeds is None else config.seeds
+    if seeds < 1 or config.first_seed < 0:
+        raise RoboprefError(f"--seeds is at least 1 and --first-seed at least 0, got {seeds} and {config.first_seed}.")
+    if not config.regimes:
+        raise RoboprefError("name at least one of the regimes one-round, perturbed and pretrained (--regimes).")
+    if config.refined_tasks and not set(config.refined_tasks) <= set(tasks):
+        raise RoboprefError(f"--refined-tasks are some of the tasks {', '.join(tasks)}.")
+    image = config.inputs == "image"
+    if "perturbed" in config.regimes and not config.perturbation.perturb:
+        raise RoboprefError("the perturbed regime needs --perturb, such as --perturb position.")
+    for task in tasks:
+        check_task(task, config.perturbation if "perturbed" in config.regimes else ORIGINAL, image=image)
+    budget = _budget(config)
+    cells = []
+    for seed in range(config.first_seed, config.first_seed + seeds):
+        for regime in dict.fromkeys(config.regimes):
+            whole = Cell(
+                config.out / regime / f"seed-{seed}",
+                regime,
+                seed,
+                tasks,
+                config.refined_tasks or tasks,
+                methods,
+                budget,
+                config.inputs,
+                config.operator,
+                config.perturbation if regime == "perturbed" else ORIGINAL,
+            )
+            if regime == "pretrained":
+                cells.append(whole)
+            else:
+                cells += [replace(whole, directory=whole.directory / t, base_tasks=(t,), tasks=(t,)) for t in tasks]
+    return cells
+
+
+def _budget(config: Benchmark) -> Budget:
+    """The preset's, with what the command line sets in its place."""
+    preset = PRESETS[config.preset].budget
+    given = {name: getattr(config, name) for name in vars(preset)}
+    budget = replace(preset, **{name: value for name, value in given.items() if value is not None})
+    for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes"):
+        if getattr(budget, name) < 1:
+            raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(budget, name)}.")
+    return budget

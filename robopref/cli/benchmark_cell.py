@@ -1,0 +1,258 @@
+"""One cell of a benchmark: a base policy of one seed, its deployments, every method's refinement and evaluations.
+
+A cell is a directory, and each of its stages goes on where it stopped. All methods of a cell learn from the same
+recordings and are evaluated on the same layouts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from robopref.cli.benchmark_methods import BASE, METHODS
+from robopref.cli.collect import Collect, run_collect
+from robopref.cli.demos import Demos, run_demos
+from robopref.cli.evaluate import Evaluate, run_evaluate
+from robopref.cli.refine import Refine, run_refine
+from robopref.cli.run_directory import read_json, write_json
+from robopref.cli.train import Train, run_train
+from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
+from robopref.human_io.scripted import ScriptedOperatorConfig
+
+Regime = Literal["one-round", "perturbed", "pretrained"]
+ORIGINAL_SCENE, PERTURBED_SCENE = "original", "perturbed"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method of a benchmark gets, the same for all of them."""
+
+    demos: int
+    train_steps: int
+    refine_steps: int
+    batch_size: int
+    learning_rate: float
+    episodes: int
+    """Deployment episodes under the operator."""
+    evaluation_episodes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A method's policy on a task in a scene: what the rows of the results are about."""
+
+    task: str
+    """The task that was refined on."""
+    method: str
+    evaluated_on: str
+    scene: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What runs by itself, beside other cells.
+
+    Attributes:
+        directory: where everything of it goes.
+        regime: which recordings and scenes there are.
+        seed: of every stage.
+        base_tasks: what the base policy is trained on, all together.
+        tasks: what it is refined on, one after the other, each time from the base.
+        methods: names in ``METHODS``.
+        budget: the same for all.
+        inputs: what the policy sees.
+        operator: who watches.
+        perturbation: of deployments, of their demonstrations and of a second evaluation; in the perturbed regime.
+    """
+
+    directory: Path
+    regime: Regime
+    seed: int
+    base_tasks: tuple[str, ...]
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    budget: Budget
+    inputs: Literal["state", "image"] = "state"
+    operator: ScriptedOperatorConfig = ScriptedOperatorConfig()
+    perturbation: PerturbationOptions = ORIGINAL
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.regime}, {' and '.join(self.tasks)}, seed {self.seed}"
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """Everything that is evaluated, in the order in which it is."""
+        for task in self.tasks:
+            for method in (BASE, *self.methods):
+                for evaluated_on in self.base_tasks:
+                    for scene in self.scenes():
+                        yield Evaluation(task, method, evaluated_on, scene)
+
+    def scenes(self) -> dict[str, PerturbationOptions]:
+        """The scenes of the evaluations by their names."""
+        if self.regime == "perturbed":
+            return {PERTURBED_SCENE: self.perturbation, ORIGINAL_SCENE: ORIGINAL}
+        return {ORIGINAL_SCENE: ORIGINAL}
+
+    def optimiser_steps(self, method: str) -> int:
+        """What a policy has had in all, the base training counted."""
+        return self.budget.train_steps + (0 if method == BASE else self.budget.refine_steps)
+
+    def interactions(self, task: str) -> Path:
+        """The recordings of a task's deployment."""
+        return self.directory / task / "interactions"
+
+    def policy(self, evaluation: Evaluation) -> Path:
+        """The training run whose policy is evaluated."""
+        return self._base if evaluation.method == BASE else self.directory / evaluation.task / evaluation.method
+
+    def results(self, evaluation: Evaluation) -> Path:
+        """Where an evaluation's episodes are; that of the base is the same whatever task is refined on."""
+        return self.policy(evaluation) / f"evaluation-{evaluation.scene}" / evaluation.evaluated_on
+
+    def finished(self, evaluation: Evaluation) -> bool:
+        """Whether all episodes of an evaluation are there."""
+        return (self.results(evaluation) / "summary.json").exists()
+
+    @property
+    def _base(self) -> Path:
+        return self.directory / "base"
+
+    def _demos(self, task: str, scene: str) -> Path:
+        return self.directory / "demos" / scene / task
+
+    def _refinement_demos(self, task: str) -> tuple[Path, ...]:
+        """Of the task alone: what a pretrained policy learned its other tasks from is not at hand any more."""
+        return tuple(self._demos(task, scene) for scene in reversed(self.scenes()))
+
+
+def run_cell(cell: Cell, should_stop: Callable[[], bool] = lambda: False) -> bool:
+    """Run what is not finished; returns False when it was stopped, to be gone on with by the same call.
+
+    Raises:
+        RoboprefError: a stage cannot be run, such as a refinement from deployments without a takeover.
+    """
+    return all(not should_stop() and stage() for stage in _stages(cell))
+
+
+def _stages(cell: Cell) -> Iterator[Callable[[], bool]]:
+    if all(cell.finished(evaluation) for evaluation in cell.evaluations()):
+        return
+    for task in cell.base_tasks:
+        yield lambda task=task: _demonstrate(cell, task, ORIGINAL_SCENE)  # type: ignore[misc]
+    yield lambda: _train_base(cell)
+    for task in cell.tasks:
+        if PERTURBED_SCENE in cell.scenes():
+            yield lambda task=task: _demonstrate(cell, task, PERTURBED_SCENE)  # type: ignore[misc]
+        yield lambda task=task: _deploy(cell, task)  # type: ignore[misc]
+    for evaluation in cell.evaluations():
+        if not cell.finished(evaluation):
+            yield lambda evaluation=evaluation: _refine(cell, evaluation)  # type: ignore[misc]
+            yield lambda evaluation=evaluation: _evaluate(cell, evaluation)  # type: ignore[misc]
+
+
+def _demonstrate(cell: Cell, task: str, scene: str) -> bool:
+    return run_demos(
+        Demos(
+            cell._demos(task, scene),
+            (task,),
+            cell.budget.demos,
+            cell.inputs == "image",
+            seed=cell.seed,
+            workers=1,
+            resume=True,
+            perturbation=cell.scenes()[scene],
+        )
+    )
+
+
+def _train_base(cell: Cell) -> bool:
+    if (cell._base / "policy").exists():
+        return True
+    return run_train(
+        Train(
+            tuple(cell._demos(task, ORIGINAL_SCENE) for task in cell.base_tasks),
+            cell._base,
+            cell.inputs,
+            cell.budget.train_steps,
+            cell.budget.batch_size,
+            learning_rate=cell.budget.learning_rate,
+            wandb="disabled",
+            seed=cell.seed,
+            resume=True,
+        )
+    )
+
+
+def _deploy(cell: Cell, task: str) -> bool:
+    return run_collect(
+        Collect(
+            str(cell._base),
+            cell.interactions(task),
+            task,
+            cell.budget.episodes,
+            cell.operator,
+            image=cell.inputs == "image",
+            seed=cell.seed,
+            workers=1,
+            resume=True,
+            perturbation=cell.scenes().get(PERTURBED_SCENE, ORIGINAL),
+        )
+    )
+
+
+def _refine(cell: Cell, evaluation: Evaluation) -> bool:
+    """Make the policy that is evaluated, unless it is there, and note how long that took."""
+    out = cell.policy(evaluation)
+    if evaluation.method == BASE or (out / "seconds.json").exists():
+        return True
+    method = METHODS[evaluation.method]
+    steps = cell.budget.refine_steps + (cell.budget.train_steps if method.from_scratch else 0)
+    started = time.monotonic()
+    finished = run_refine(
+        Refine(
+            str(cell._base),
+            cell._refinement_demos(evaluation.task),
+            (cell.interactions(evaluation.task),),
+            out,
+            objective=method.objective,  # type: ignore[arg-type]
+            from_scratch=method.from_scratch,
+            steps=steps,
+            batch_size=cell.budget.batch_size,
+            learning_rate=cell.budget.learning_rate,
+            wandb="disabled",
+            seed=cell.seed,
+            resume=True,
+            **method.settings,
+        )
+    )
+    if finished:
+        write_json(out / "seconds.json", {"refinement": time.monotonic() - started})
+    return finished
+
+
+def refinement_seconds(cell: Cell, evaluation: Evaluation) -> float:
+    """Wall-clock seconds of a refinement, of its last part where it was interrupted; 0 for the base."""
+    path = cell.policy(evaluation) / "seconds.json"
+    return float(read_json(path)["refinement"]) if path.exists() else 0.0
+
+
+def _evaluate(cell: Cell, evaluation: Evaluation) -> bool:
+    return run_evaluate(
+        Evaluate(
+            str(cell.policy(evaluation)),
+            cell.results(evaluation),
+            evaluation.evaluated_on,
+            cell.budget.evaluation_episodes,
+            cell.operator,
+            wandb="disabled",
+            seed=cell.seed,
+            workers=1,
+            resume=True,
+            perturbation=cell.scenes()[evaluation.scene],
+        )
+    )

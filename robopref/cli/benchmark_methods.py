@@ -1,0 +1,82 @@
+"""The methods that ``robopref benchmark`` compares: each a way of calling ``robopref refine`` on the same recordings."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from robopref.errors import RoboprefError
+
+BASE = "base"
+"""The policy that was deployed, unrefined: in every benchmark, and no method."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a row of the table is, and the settings of ``robopref refine`` that make it.
+
+    ``from_scratch`` starts from fresh weights and gets the optimiser steps of the base training as well, so that all
+    policies of a table have had equally many.
+    """
+
+    about: str
+    objective: str
+    from_scratch: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
+
+
+_SUCCESS = {"include_policy_steps": "autonomous_success"}
+
+METHODS: Mapping[str, Method] = {
+    "apo": Method("APO, its anchor, unaided successes as demonstrations", "apo", settings=_SUCCESS),
+    "kto": Method("KTO with the same anchor and data", "kto", settings=_SUCCESS),
+    "bc": Method("cloning demonstrations and corrections, from the base", "bc"),
+    "bc-success": Method("the same, and unaided successes", "bc", settings=_SUCCESS),
+    "bc-scratch": Method("cloning demonstrations and corrections, from scratch", "bc", from_scratch=True),
+    "bc-success-scratch": Method("the same, and unaided successes, from scratch", "bc", True, _SUCCESS),
+    "dpo": Method("DPO on pairs of the same state, with the anchor", "dpo", settings=_SUCCESS),
+    "dagger": Method("cloning every recorded step", "dagger"),
+    "hg-dagger": Method("cloning demonstrations and corrections as they come", "hg-dagger"),
+    "iwr": Method("cloning all steps, half of a batch corrections", "iwr"),
+    "sirius": Method("cloning all steps, weighted by class", "sirius"),
+    "tpo": Method("pairs of windows of trajectories", "tpo", settings=_SUCCESS),
+    "paired-takeover": Method("the operator's action against the policy's own", "paired-takeover", settings=_SUCCESS),
+    "habc": Method("cloning weighted by critics of viability and efficiency", "habc"),
+    "recap": Method("cloning conditioned on a critic's verdict", "recap"),
+    "apo-demos-only": Method("apo without unaided successes", "apo"),
+    "apo-no-anchor": Method("apo without its anchor", "apo", settings={**_SUCCESS, "anchor_weight": 0.0}),
+    "apo-paper": Method(
+        "apo as published: no anchor, no unaided successes, the public trainer's arithmetic", "apo",
+        settings={"anchor_weight": 0.0, "variant": "reference"},
+    ),
+    "apo-window-5": Method("apo, five undesirable steps before a takeover", "apo", settings={**_SUCCESS, "window": 5}),
+    "apo-window-30": Method("apo, thirty of them", "apo", settings={**_SUCCESS, "window": 30}),
+    "apo-beta-1": Method("apo with beta 1", "apo", settings={**_SUCCESS, "beta": 1.0}),
+}  # fmt: skip
+"""By the names that ``--methods`` takes."""
+
+
+def check_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        RoboprefError: no name, or an unknown one.
+    """
+    if not names:
+        raise RoboprefError("name at least one method to compare with the base policy (--methods).")
+    for name in names:
+        if name not in METHODS:
+            near = difflib.get_close_matches(name, METHODS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(METHODS)}."
+            raise RoboprefError(
+                f"the base policy is in every benchmark: leave {BASE!r} out of --methods."
+                if name == BASE
+                else f"there is no method {name!r}: {hint}"
+            )
+    return tuple(dict.fromkeys(names))
