@@ -1,10 +1,9 @@
-"""``robopref benchmark``: every method on the same recordings, over tasks and seeds; one table, figures, raw results."""
+"""``robopref benchmark``: every method on the same recordings, over tasks and seeds; a table, figures, raw results."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 
 from robopref.cli.benchmark_cell import Budget, Cell, Regime
-from robopref.cli.benchmark_methods import BASE, check_methods
+from robopref.cli.benchmark_methods import check_methods
 from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_results import gather, write_results
 from robopref.cli.console import console, progress_bar, say
@@ -24,6 +23,7 @@ from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
 
 RESULTS = "results.parquet"
+_ELSEWHERE = PerturbationOptions(("position",))
 
 _COMPARED = ("apo", "kto", "bc", "bc-success", "bc-scratch", "bc-success-scratch", "dpo", "dagger", "hg-dagger", "iwr",
              "sirius", "tpo", "paired-takeover", "habc", "recap")  # fmt: skip
@@ -96,7 +96,7 @@ class Benchmark:
     """Deployment episodes."""
     evaluation_episodes: int | None = None
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
-    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = PerturbationOptions(("position",))
+    perturbation: Annotated[PerturbationOptions, tyro.conf.arg(name="")] = _ELSEWHERE
     """Of the perturbed regime."""
     workers: int = 0
     """Processes; 0 takes one per core."""
@@ -115,7 +115,7 @@ def run_benchmark(config: Benchmark) -> bool:
     start_run(config.out, "benchmark", config, resume=config.resume, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
     workers = config.workers or os.cpu_count() or 1
-    say(f"{len(cells)} base policies, {len(evaluations)} evaluations, {workers} at once; logs are in each cell's log.txt")
+    say(f"{len(cells)} base policies, {len(evaluations)} evaluations, {workers} at once; each has a log.txt")
     started = time.monotonic()
     with graceful_interrupt() as interrupt, progress_bar("benchmark", len(evaluations)) as progress:
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -76,7 +76,7 @@ class Cell:
     methods: tuple[str, ...]
     budget: Budget
     inputs: Literal["state", "image"] = "state"
-    operator: ScriptedOperatorConfig = ScriptedOperatorConfig()
+    operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     perturbation: PerturbationOptions = ORIGINAL
 
     @property

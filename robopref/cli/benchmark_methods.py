@@ -1,4 +1,4 @@
-"""The methods that ``robopref benchmark`` compares: each a way of calling ``robopref refine`` on the same recordings."""
+"""The methods that ``robopref benchmark`` compares: ways of calling ``robopref refine`` on the same recordings."""
 
 from __future__ import annotations
 

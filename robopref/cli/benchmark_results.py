@@ -81,7 +81,9 @@ def read_benchmark(paths: Sequence[Path]) -> tuple[pa.Table, list[dict[str, Any]
         try:
             table = pq.read_table(path)
         except pa.ArrowException as error:
-            raise RoboprefError(f"{path} is no parquet file ({error}): name the results.parquet of a benchmark.") from error
+            raise RoboprefError(
+                f"{path} is no parquet file ({error}): name the results.parquet of a benchmark."
+            ) from error
         metadata = (table.schema.metadata or {}).get(_METADATA)
         if metadata is None or not set(_schema().names) <= set(table.column_names):
             raise RoboprefError(f"{path} holds other data: name the results.parquet that robopref benchmark wrote.")

@@ -64,7 +64,7 @@ class ActsInChunks(ABC):
     def _greedy_tokens(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> Tensor:
         """The greedy tokens [B, T] for stacked observations [B, ...] and B instructions."""
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def act(self, observations: Mapping[str, Any], instructions: Sequence[str]) -> NDArray[np.float32]:
         """Greedy actions [B, A] in environment units.
 

@@ -116,6 +116,8 @@ class PrefixLayer(nn.Linear):
     def forward(self, embedded: Tensor, first: int = 0) -> Tensor:
         """Embedded tokens [B, n, token_width] of the places from ``first`` on -> what each adds [B, n, width]."""
         count, width = embedded.shape[1:]
+        if count == 1:  # acting: the general contraction costs more in calls than in arithmetic
+            return nn.functional.linear(embedded, self.weight[:, first * width : (first + 1) * width])
         layers = self.weight.view(self.out_features, -1, width).transpose(0, 1)[first : first + count]
         return torch.einsum("bie,iwe->biw", embedded, layers)
 
@@ -136,6 +138,7 @@ class CompactNetwork(nn.Module):
         super().__init__()
         self.arch = arch
         self.positions = positions or arch.action_size
+        self.stops = stops
         classes = arch.bins + stops
         self.instruction = InstructionEncoder(arch)
         self.image = ImageEncoder(arch) if "image" in arch.inputs else None
@@ -188,7 +191,10 @@ class CompactNetwork(nn.Module):
                 embedded = self.tokens[position - 1](tokens[:, position - 1].clamp(min=1) - 1)
                 written = written + self.prefix(embedded[:, None], position - 1)[:, 0]
             hidden = self.decode(features + written + self.position[position])
-            best = (hidden @ self.heads[position] + self.head_bias[position]).argmax(dim=1)
+            best = torch.addmm(self.head_bias[position], hidden, self.heads[position]).argmax(dim=1)
+            if not self.stops:
+                tokens[:, position] = best + 1
+                continue
             tokens[:, position] = torch.where(going, tokens_of_classes(best, self.arch.bins), 0)
             going = tokens[:, position] > 0
             if not bool(going.any()):

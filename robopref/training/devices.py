@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, parse_flag_from_env
@@ -17,16 +20,28 @@ _KNOWN = (
 )
 
 
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """Inside it this thread takes denormal numbers for zero, where its processor can.
+
+    Adam's averages of embeddings that no sample reads decay into denormal numbers, which make a training step of a
+    small policy four times slower on a CPU.
+    """
+    smallest = torch.tensor(torch.finfo(torch.float32).smallest_normal)
+    before = bool(smallest / 2 == 0)  # there is no asking
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 def make_accelerator(precision: str = "auto", device: str = "auto") -> Accelerator:
     """For what ``accelerate launch`` set up; bfloat16 autocast on GPUs that have it, unless told otherwise.
-
-    From then on this process flushes denormal numbers to zero: Adam's averages of embeddings that no sample reads decay
-    into them, which made a step of a small policy four times slower on a CPU.
 
     Raises:
         RoboprefError: a way of distributing that the trainer does not know.
     """
-    torch.set_flush_denormal(True)
     cpu = device == "cpu"
     if precision == "auto":
         precision = "bf16" if not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"

@@ -18,7 +18,7 @@ from robopref.objectives.base import Objective, ObjectiveInputs
 from robopref.training.composition import Composer, Sampler
 from robopref.training.config import TrainerConfig, learning_rate_factor
 from robopref.training.dataset import StepDataset
-from robopref.training.devices import make_accelerator
+from robopref.training.devices import denormals_as_zero, make_accelerator
 from robopref.training.forward import TrainingForward
 from robopref.training.gathering import BatchGatherer
 from robopref.training.passes import PolicyPasses
@@ -137,6 +137,7 @@ class Trainer:
         self.step = load_state(self.state_path, self.fingerprint, self.policy, self._bare_optimizer)
         return True
 
+    @denormals_as_zero()
     def run(self) -> bool:
         """Train to the last step; returns False when it was stopped early (the state is saved then)."""
         config = self.config
@@ -177,6 +178,7 @@ class Trainer:
                 self.policy.save(directory)
         self.accelerator.wait_for_everyone()
 
+    @denormals_as_zero()
     def precompute_reference(self) -> bool:
         """Fill the reference cache, and free the reference of a policy that has ``drop_reference()``.
 

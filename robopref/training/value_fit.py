@@ -15,6 +15,7 @@ from torch import Tensor
 
 from robopref.errors import RoboprefError
 from robopref.training.credit_settings import CreditSettings
+from robopref.training.devices import denormals_as_zero
 from robopref.training.value_network import ValueNetwork
 from robopref.trajectory import Episode
 
@@ -78,6 +79,7 @@ class ObservationTable:
         return "image" in self._keys
 
 
+@denormals_as_zero()
 def fit_values(
     table: ObservationTable,
     rows: NDArray[Any],
