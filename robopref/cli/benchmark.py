@@ -44,13 +44,13 @@ PRESETS = {
         ("assembly", "bin-picking", "hammer", "peg-insert-side", "pick-place", "push"),
         _COMPARED,
         5,
-        Budget(10, 1000, 1000, 128, 1e-3, 60, 100),
+        Budget(20, 2000, 1000, 128, 1e-3, 60, 100),
     ),
     "small": Preset(
         ("assembly", "bin-picking", "peg-insert-side"),
         ("apo", "kto", "bc", "bc-scratch", "dpo"),
         2,
-        Budget(10, 500, 500, 128, 1e-3, 30, 40),
+        Budget(20, 500, 500, 128, 1e-3, 30, 40),
     ),
     "smoke": Preset(("button-press", "push"), ("apo", "bc", "bc-scratch"), 1, Budget(2, 30, 20, 32, 1e-3, 3, 4)),
 }
@@ -79,8 +79,8 @@ class Benchmark:
     tasks: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     """What is compared with the base policy (docs/benchmark.md)."""
-    recipe: str = "apo"
-    """The method that the others are compared with."""
+    recipe: str | None = None
+    """The method that the others are compared with; unset takes the first of the methods."""
     refined_tasks: tuple[str, ...] = ()
     """Of pretrained: the tasks that are refined on, unset all."""
     seeds: int | None = None
@@ -156,6 +156,8 @@ def plan(config: Benchmark) -> list[Cell]:
     seeds = preset.seeds if config.seeds is None else config.seeds
     if seeds < 1 or config.first_seed < 0:
         raise RoboprefError(f"--seeds is at least 1 and --first-seed at least 0, got {seeds} and {config.first_seed}.")
+    if config.recipe not in (None, *methods):
+        raise RoboprefError(f"--recipe is one of the methods {', '.join(methods)}, got {config.recipe!r}.")
     if not config.regimes:
         raise RoboprefError("name at least one of the regimes one-round, perturbed and pretrained (--regimes).")
     if config.refined_tasks and not set(config.refined_tasks) <= set(tasks):

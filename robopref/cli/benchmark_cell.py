@@ -231,6 +231,7 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
         )
     )
     if finished:
+        (out / "state.pt").unlink()  # the optimiser's: larger than all else together, and of no use any more
         write_json(out / "seconds.json", {"refinement": time.monotonic() - started})
     return finished
 

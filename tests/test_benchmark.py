@@ -1,0 +1,211 @@
+"""A benchmark of methods: all on the same recordings and layouts, equal steps, stopped and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from robopref.cli.benchmark import RESULTS, Benchmark, plan, run_benchmark
+from robopref.cli.benchmark_cell import Evaluation
+from robopref.cli.benchmark_methods import METHODS, check_methods
+from robopref.cli.benchmark_results import read_benchmark
+from robopref.cli.run_directory import read_json
+from robopref.errors import RoboprefError
+from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.store.store import EpisodeStore
+
+TINY = {"preset": "smoke", "demos": 1, "episodes": 2, "evaluation_episodes": 2, "train_steps": 6, "refine_steps": 4,
+        "batch_size": 8, "workers": 2}  # fmt: skip
+
+
+def settings(out, **options):
+    return Benchmark(out, **TINY | {"tasks": ("reach",), "methods": ("bc", "bc-scratch")} | options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("benchmark") / "run"
+    assert run_benchmark(settings(out, tasks=("reach", "push")))
+    return out
+
+
+def evaluations(out):
+    """Episode seeds and results by (task, seed, method)."""
+    rows = defaultdict(list)
+    for row in pq.read_table(out / RESULTS).to_pylist():
+        rows[row["task"], row["seed"], row["method"]].append(row)
+    return rows
+
+
+@pytest.mark.slow
+def test_every_method_is_evaluated_on_the_same_layouts(finished):
+    rows = evaluations(finished)
+    assert set(rows) == {(t, 0, m) for t in ("reach", "push") for m in ("base", "bc", "bc-scratch")}
+    seeds = {tuple(row["episode_seed"] for row in group) for group in rows.values()}
+    assert len(seeds) == 1
+    assert len(seeds.pop()) == 2
+
+
+@pytest.mark.slow
+def test_all_refined_policies_have_had_equally_many_optimiser_steps(finished):
+    here = finished / "one-round" / "seed-0" / "reach" / "reach"
+    trained = {m: read_json(here / m / "config.json")["config"]["steps"] for m in ("bc", "bc-scratch")}
+    assert trained == {"bc": 4, "bc-scratch": 6 + 4}  # bc goes on from a base of 6
+    told = {key[2]: group[0]["optimiser_steps"] for key, group in evaluations(finished).items() if key[0] == "reach"}
+    assert told == {"base": 6, "bc": 10, "bc-scratch": 10}
+
+
+@pytest.mark.slow
+def test_nothing_is_evaluated_on_a_layout_that_was_learned_from(finished):
+    here = finished / "one-round" / "seed-0" / "reach"
+    learned = set()
+    for data in (here / "demos" / "original" / "reach", here / "reach" / "interactions"):
+        store = EpisodeStore.open(data)
+        learned |= {store.info(i).seed for i in store.episode_ids()}
+    evaluated = {row["episode_seed"] for group in evaluations(finished).values() for row in group}
+    assert len(learned) == 3
+    assert not learned & evaluated
+
+
+@pytest.mark.slow
+def test_going_on_adds_what_is_asked_for_and_keeps_the_rest(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("episodes.jsonl")}
+    assert run_benchmark(settings(finished, methods=("bc", "bc-scratch", "apo"), tasks=("reach", "push"), resume=True))
+    after = {path: path.stat().st_mtime_ns for path in finished.rglob("episodes.jsonl")}
+    assert {path: after[path] for path in before} == before
+    assert {path.relative_to(finished).parts[4] for path in set(after) - set(before)} == {"apo"}
+    assert ("push", 0, "apo") in evaluations(finished)
+    with pytest.raises(RoboprefError, match="evaluation_episodes"):
+        run_benchmark(settings(finished, evaluation_episodes=3, resume=True))
+
+
+@pytest.mark.slow
+def test_a_changed_scene_and_a_policy_of_all_tasks(tmp_path):
+    regimes = ("perturbed", "pretrained")
+    assert run_benchmark(
+        settings(tmp_path / "run", regimes=regimes, tasks=("reach", "push"), methods=("bc",), refined_tasks=("push",))
+    )
+    rows = pq.read_table(tmp_path / "run" / RESULTS).to_pylist()
+    told = {(r["regime"], r["task"], r["method"], r["evaluated_on"], r["scene"]) for r in rows}
+    scenes = ("original", "perturbed")
+    one = {("perturbed", t, m, t, s) for t in ("reach", "push") for m in ("base", "bc") for s in scenes}
+    all_tasks = {("pretrained", "push", m, t, "original") for m in ("base", "bc") for t in ("reach", "push")}
+    assert told == one | all_tasks
+    here = tmp_path / "run"
+    refined = read_json(here / "pretrained" / "seed-0" / "push" / "bc" / "config.json")["config"]
+    assert [path.rsplit("/", 1)[1] for path in refined["demos"]] == ["push"]  # the other tasks' are not at hand
+    deployed = here / "perturbed" / "seed-0" / "reach" / "reach" / "interactions"
+    assert read_json(deployed / "summary.json")["perturb"] == ["position"]
+
+
+@pytest.mark.slow
+def test_stopped_in_the_middle_it_goes_on_to_the_same_results(tmp_path, finished):
+    out = tmp_path / "run"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+    command = [sys.executable, "-m", "robopref.cli.main", "benchmark", f"--out={out}", *options, "--tasks", "reach",
+               "--methods", "bc", "bc-scratch"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    waited = time.monotonic()
+    while not list(out.rglob("interactions/dataset.json")) and time.monotonic() - waited < 240:
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGINT)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 130, said
+    assert "--resume" in said
+    assert run_benchmark(settings(out, resume=True))
+    rows, whole = evaluations(out), evaluations(finished)
+    for key in rows:
+        assert [r["success"] for r in rows[key]] == [r["success"] for r in whole[key]]
+        assert [r["steps"] for r in rows[key]] == [r["steps"] for r in whole[key]]
+    assert len(rows) == 3
+
+
+@pytest.mark.slow
+def test_what_cannot_be_refined_is_said_and_the_base_is_kept(tmp_path):
+    nobody = ScriptedOperatorConfig(max_takeovers=0)
+    with pytest.raises(RoboprefError, match="1 of 1 base policies.*reach, seed 0.*no.* takeover"):
+        run_benchmark(settings(tmp_path / "run", operator=nobody))
+    assert {key[2] for key in evaluations(tmp_path / "run")} == {"base"}
+
+
+def test_the_presets_have_what_they_promise(tmp_path):
+    cells = plan(Benchmark(tmp_path, "full"))
+    assert len({cell.tasks for cell in cells}) >= 6
+    assert len({cell.seed for cell in cells}) >= 5
+    assert all(cell.budget.evaluation_episodes >= 100 for cell in cells)
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)  # whole seeds first
+    objectives = {METHODS[m].objective for m in cells[0].methods}
+    assert objectives == {"apo", "kto", "bc", "dpo", "dagger", "hg-dagger", "iwr", "sirius", "tpo", "paired-takeover",
+                          "habc", "recap"}  # fmt: skip
+    assert any(METHODS[m].from_scratch for m in cells[0].methods)
+
+
+def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
+    (cell,) = plan(settings(tmp_path, regimes=("pretrained",), tasks=("reach", "push")))
+    first, second = (Evaluation(task, "base", "push", "original") for task in ("reach", "push"))
+    assert cell.results(first) == cell.results(second)
+    assert cell.results(replace(first, method="bc")) != cell.results(replace(second, method="bc"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"methods": ("bcc",)}, "did you mean bc"),
+        ({"methods": ("base",)}, "in every benchmark"),
+        ({"tasks": ("rech",)}, "did you mean reach"),
+        ({"seeds": 0}, "--seeds is at least 1"),
+        ({"first_seed": -1}, "--first-seed"),
+        ({"evaluation_episodes": 0}, "--evaluation-episodes is at least 1"),
+        ({"regimes": ()}, "at least one of the regimes"),
+        ({"refined_tasks": ("push",)}, "--refined-tasks"),
+        ({"recipe": "iwr"}, "--recipe"),
+    ],
+)
+def test_settings_that_make_no_benchmark_are_refused_before_anything_is_written(tmp_path, options, message):
+    with pytest.raises(RoboprefError, match=message):
+        run_benchmark(settings(tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_methods_are_named_once():
+    assert check_methods(("bc", "apo", "bc")) == ("bc", "apo")
+
+
+def test_every_method_fits_the_command():
+    from dataclasses import fields
+
+    from robopref.cli.refine import Refine
+
+    known = {f.name for f in fields(Refine)}
+    for method in METHODS.values():
+        assert set(method.settings) <= known
+
+
+def test_files_that_are_no_results_are_refused(tmp_path):
+    with pytest.raises(RoboprefError, match="does not exist"):
+        read_benchmark([tmp_path / "absent.parquet"])
+    (tmp_path / "text.parquet").write_text("nothing")
+    with pytest.raises(RoboprefError, match="no parquet file"):
+        read_benchmark([tmp_path / "text.parquet"])
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    with pytest.raises(RoboprefError, match="other data"):
+        read_benchmark([tmp_path / "other.parquet"])
+
+
+@pytest.mark.slow
+def test_result_files_are_put_together_unless_they_overlap(finished, tmp_path):
+    path = finished / RESULTS
+    table, about = read_benchmark([path])
+    assert table.num_rows == pq.read_table(path).num_rows
+    assert about[0]["config"]["preset"] == "smoke"
+    assert json.dumps(about)  # plain values
+    with pytest.raises(RoboprefError, match="same evaluation episodes"):
+        read_benchmark([path, path])
