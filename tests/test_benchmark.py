@@ -131,7 +131,7 @@ def test_stopped_in_the_middle_it_goes_on_to_the_same_results(tmp_path, finished
 @pytest.mark.slow
 def test_what_cannot_be_refined_is_said_and_the_base_is_kept(tmp_path):
     nobody = ScriptedOperatorConfig(max_takeovers=0)
-    with pytest.raises(RoboprefError, match="1 of 1 base policies.*reach, seed 0.*no.* takeover"):
+    with pytest.raises(RoboprefError, match=r"1 of 1 base policies.*reach, seed 0.*no.* takeover"):
         run_benchmark(settings(tmp_path / "run", operator=nobody))
     assert {key[2] for key in evaluations(tmp_path / "run")} == {"base"}
 
