@@ -1,56 +1,10 @@
 import numpy as np
-import pyarrow as pa
 import pytest
+from benchmark_episodes import TASKS, WON, episodes, made, table
 
 from robopref.errors import RoboprefError
 from robopref.evaluation.benchmark_scores import score_methods, score_regime, views
 from robopref.evaluation.statistics import Rate, paired_bootstrap_difference
-
-TASKS = ("reach", "push")
-# Successes in four episodes, by method, task and seed.
-WON = {
-    "base": {"reach": (1, 2, 1), "push": (0, 1, 1)},
-    "apo": {"reach": (3, 4, 3), "push": (2, 1, 4)},
-    "bc": {"reach": (2, 2, 4), "push": (0, 1, 2)},
-}
-
-
-def episodes(method, task, seed, won, *, n=4, regime="one-round", on=None, scene="original", first=100):
-    return [
-        {
-            "regime": regime,
-            "task": task,
-            "seed": seed,
-            "method": method,
-            "evaluated_on": on or task,
-            "scene": scene,
-            "episode_seed": first + 10 * seed + i,
-            "success": i < won,
-            "steps": 50,
-            "would_intervene": i >= won,
-            "optimiser_steps": 0 if method == "base" else 100 + seed,
-            "deployment_episodes": 10,
-            "deployment_takeovers": 5 + seed,
-            "deployment_human_share": 0.2,
-            "seconds": 1.0,
-        }
-        for i in range(n)
-    ]
-
-
-def made(won=None, **options):
-    won = WON if won is None else won
-    return [
-        row
-        for method, tasks in won.items()
-        for task, seeds in tasks.items()
-        for seed, count in enumerate(seeds)
-        for row in episodes(method, task, seed, count, **options)
-    ]
-
-
-def table(rows):
-    return pa.Table.from_pylist(rows)
 
 
 def test_scores_by_hand():
@@ -136,6 +90,8 @@ def test_tables_that_cannot_be_scored_are_refused():
         score_methods(table(rows).drop_columns(["success"]), "one-round")
     with pytest.raises(RoboprefError, match="no method kto; there are apo, base, bc"):
         score_methods(table(rows), "one-round", methods=["kto"])
+    with pytest.raises(RoboprefError, match="the base cannot be the recipe"):
+        score_methods(table(rows), "one-round", recipe="base")
     with pytest.raises(RoboprefError, match="no task was chosen; there are push, reach"):
         score_methods(table(rows), "one-round", tasks=[])
     with pytest.raises(RoboprefError, match="no method 'kto' was compared, only base, apo, bc"):

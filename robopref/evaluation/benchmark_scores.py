@@ -218,13 +218,16 @@ def score_methods(
         n_resamples: bootstrap resamples of each interval.
 
     Raises:
-        RoboprefError: the table lacks columns, values or the base, the recipe or a method or task asked for; an
-            episode is there twice; methods of a run were evaluated on different episodes; or no seed is complete.
+        RoboprefError: the table lacks columns, values or the base, the recipe or a method or task asked for; the
+            recipe is the base; an episode is there twice; methods of a run were evaluated on different episodes; or
+            no seed is complete.
     """
     runs = _runs(_columns(table, regime), evaluated, scene)
     where = _where(regime, evaluated, scene)
     if not runs:
         raise RoboprefError(f"{where}: the table holds no such evaluation.")
+    if recipe == BASE:
+        raise RoboprefError("the base cannot be the recipe: choose the method that the others are held against.")
     there = {method for method, _, _ in runs}
     names = list(dict.fromkeys([BASE, recipe, *(sorted(there) if methods is None else methods)]))
     columns = list(dict.fromkeys(tasks)) if tasks is not None else sorted({task for _, task, _ in runs})
