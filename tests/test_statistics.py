@@ -1,7 +1,10 @@
+from itertools import product
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from scipy import stats
 
 from robopref.errors import RoboprefError
@@ -11,8 +14,11 @@ from robopref.evaluation.statistics import (
     bootstrap_ratio,
     interquartile_mean,
     paired_bootstrap_difference,
+    paired_interquartile_difference,
+    paired_mean_difference,
     probability_of_improvement,
     stratified_interquartile_mean,
+    stratified_mean,
     wilson_interval,
 )
 
@@ -162,3 +168,69 @@ def test_probability_of_improvement_by_hand():
     estimate = probability_of_improvement([[2, 0], [3, 0]], [[1, 5], [2, 5]])
     assert estimate.value == pytest.approx((3.5 / 4 + 0) / 2)
     assert estimate.low <= estimate.value <= estimate.high
+
+
+def test_a_paired_interquartile_difference_by_hand():
+    # Sorted, ours is 1 2 3 4 5 6 7 20 and theirs 0 0 2 2 4 4 6 6; a quarter of eight off each end leaves
+    # 3 4 5 6 (mean 4.5) and 2 2 4 4 (mean 3). The mean of the differences is another number: (48 - 24) / 8.
+    ours, theirs = [[1, 5], [2, 6], [3, 7], [4, 20]], [[0, 4], [0, 4], [2, 6], [2, 6]]
+    estimate = paired_interquartile_difference(ours, theirs)
+    assert (estimate.value, estimate.n) == (1.5, 8)
+    assert estimate.low <= 1.5 <= estimate.high
+    mean = paired_mean_difference(ours, theirs)
+    assert (mean.value, mean.n) == (3, 8)
+    assert stratified_mean(ours).value == 6
+
+
+def test_a_paired_interval_is_that_of_all_resamples():
+    # Two runs of two tasks have 16 equally likely resamples, and four scores an interquartile mean that leaves out the
+    # extremes; both done here without numpy.
+    ours, theirs = [[0.9, 0.5], [0.4, 0.2]], [[0.6, 0.5], [0.3, 0.4]]
+
+    def middle(table, first, second):
+        return sum(sorted([table[i][0] for i in first] + [table[i][1] for i in second])[1:3]) / 2
+
+    draws = list(product((0, 1), repeat=2))
+    exact = [middle(ours, a, b) - middle(theirs, a, b) for a in draws for b in draws]
+    estimate = paired_interquartile_difference(ours, theirs, n_resamples=20_000, confidence=0.8)
+    assert estimate.value == pytest.approx(middle(ours, (0, 1), (0, 1)) - middle(theirs, (0, 1), (0, 1)))
+    expected = np.quantile(exact, [0.1, 0.9], method="inverted_cdf")
+    assert (estimate.low, estimate.high) == pytest.approx(tuple(expected))
+
+
+_tables = st.tuples(st.integers(1, 5), st.integers(1, 4)).flatmap(
+    lambda shape: st.tuples(*[arrays(np.float64, shape, elements=st.floats(0, 1)) for _ in range(2)])
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(_tables, st.floats(-1, 1), st.sampled_from([paired_interquartile_difference, paired_mean_difference]))
+def test_a_paired_difference_behaves_as_a_difference(tables, shift, difference):
+    ours, theirs = tables
+    itself = difference(ours, ours, n_resamples=50)
+    assert (itself.value, itself.low, itself.high) == (0, 0, 0)
+    shifted = difference(ours + shift, ours, n_resamples=50)
+    assert (shifted.value, shifted.low, shifted.high) == pytest.approx((shift,) * 3, abs=1e-12)
+    one, other = difference(ours, theirs, n_resamples=50), difference(theirs, ours, n_resamples=50)
+    assert (one.value, one.low, one.high) == pytest.approx((-other.value, -other.high, -other.low), abs=1e-12)
+
+
+def test_pairing_runs_narrows_the_interval():
+    rng = np.random.default_rng(3)
+    run = rng.normal(size=(10, 4))
+    ours = run + 0.3 + 0.05 * rng.normal(size=run.shape)
+    paired, shuffled = (paired_interquartile_difference(ours, x) for x in (run, rng.permuted(run, axis=0)))
+    assert paired.high - paired.low < 0.4 * (shuffled.high - shuffled.low)
+
+
+def test_one_run_has_no_spread_to_resample():
+    estimate = paired_interquartile_difference([[0.5, 0.7]], [[0.4, 0.4]])
+    assert estimate.low == estimate.high == estimate.value == pytest.approx(0.2)
+
+
+def test_tables_of_other_runs_cannot_be_paired():
+    for difference in (paired_interquartile_difference, paired_mean_difference):
+        with pytest.raises(RoboprefError, match=r"shapes \(2, 1\) and \(1, 2\)"):
+            difference([[1], [0]], [[1, 0]])
+        with pytest.raises(RoboprefError, match="finite"):
+            difference([[1.0]], [[np.nan]])

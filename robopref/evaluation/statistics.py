@@ -197,16 +197,67 @@ def stratified_interquartile_mean(
     Raises:
         RoboprefError: ``scores`` is not [runs, tasks] with finite values.
     """
-    table = _score_table(scores)
-    _check_confidence(confidence)
-    generator = np.random.default_rng(seed)
-    runs, tasks = table.shape
-    resampled = [
-        interquartile_mean(table[generator.integers(runs, size=(runs, tasks)), np.arange(tasks)])
-        for _ in range(n_resamples)
-    ]
-    low, high = _percentiles(np.array(resampled), confidence)
-    return Estimate(interquartile_mean(table), low, high, table.size)
+    return _stratified(interquartile_mean, _score_table(scores), n_resamples, confidence, seed)
+
+
+def stratified_mean(
+    scores: ArrayLike, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of scores [runs, tasks]; the bootstrap resamples the runs of each task separately.
+
+    Raises:
+        RoboprefError: ``scores`` is not [runs, tasks] with finite values.
+    """
+    return _stratified(lambda table: float(table.mean()), _score_table(scores), n_resamples, confidence, seed)
+
+
+def paired_interquartile_difference(
+    scores: ArrayLike, baseline: ArrayLike, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """IQM(scores) - IQM(baseline), where run i of task j of both tables shares its seed.
+
+    The bootstrap draws the runs of each task once and takes them from both tables, so that what a seed makes easy or
+    hard for both cancels (Efron and Tibshirani 1993, the paired bootstrap; stratified by task as in Agarwal et al.
+    2021). It is the difference of the two interquartile means that figures show, not the mean of the differences.
+
+    The interval is a point with one run per task, and too narrow with few: in simulations without an effect (one to
+    eight tasks, 25 episodes a run) the 95 % interval held zero 58 to 82 % of the time with two runs, 77 to 87 % with
+    three, 91 to 93 % with five and 92 to 95 % with ten.
+
+    Args:
+        scores: [runs, tasks].
+        baseline: [runs, tasks], the same runs in the same order.
+        n_resamples: bootstrap resamples.
+        confidence: of the percentile interval.
+        seed: of the resampling.
+
+    Raises:
+        RoboprefError: the tables are not of one shape [runs, tasks], or not finite.
+    """
+    return _stratified(
+        lambda pair: interquartile_mean(pair[..., 0]) - interquartile_mean(pair[..., 1]),
+        _paired_tables(scores, baseline),
+        n_resamples,
+        confidence,
+        seed,
+    )
+
+
+def paired_mean_difference(
+    scores: ArrayLike, baseline: ArrayLike, *, n_resamples: int = 2_000, confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """Mean of ``scores - baseline`` [runs, tasks], paired and resampled as ``paired_interquartile_difference`` does.
+
+    Raises:
+        RoboprefError: the tables are not of one shape [runs, tasks], or not finite.
+    """
+    return _stratified(
+        lambda pair: float((pair[..., 0] - pair[..., 1]).mean()),
+        _paired_tables(scores, baseline),
+        n_resamples,
+        confidence,
+        seed,
+    )
 
 
 def probability_of_improvement(
@@ -268,6 +319,20 @@ def _bootstrap(
     )
 
 
+def _stratified(
+    statistic: Callable[[NDArray[Any]], float], table: NDArray[Any], n_resamples: int, confidence: float, seed: int
+) -> Estimate:
+    """The statistic of a table [runs, tasks, ...] whose runs are resampled within each task; n is runs times tasks."""
+    _check_confidence(confidence)
+    generator = np.random.default_rng(seed)
+    runs, tasks = table.shape[:2]
+    resampled = [
+        statistic(table[generator.integers(runs, size=(runs, tasks)), np.arange(tasks)]) for _ in range(n_resamples)
+    ]
+    low, high = _percentiles(np.array(resampled), confidence)
+    return Estimate(statistic(table), low, high, runs * tasks)
+
+
 def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
@@ -278,6 +343,16 @@ def _score_table(scores: ArrayLike) -> NDArray[np.float64]:
     if table.ndim != 2 or table.size == 0 or not np.isfinite(table).all():
         raise RoboprefError(f"scores are a finite table [runs, tasks], got shape {table.shape}.")
     return table
+
+
+def _paired_tables(scores: ArrayLike, baseline: ArrayLike) -> NDArray[np.float64]:
+    ours, theirs = _score_table(scores), _score_table(baseline)
+    if ours.shape != theirs.shape:
+        raise RoboprefError(
+            "a paired difference needs the same runs of the same tasks on both sides, got tables of shapes "
+            f"{ours.shape} and {theirs.shape}."
+        )
+    return np.stack([ours, theirs], axis=-1)
 
 
 def _check_confidence(confidence: float) -> None:
