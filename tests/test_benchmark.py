@@ -8,6 +8,7 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ import pytest
 from robopref.cli.benchmark import RESULTS, Benchmark, plan, run_benchmark
 from robopref.cli.benchmark_cell import Evaluation
 from robopref.cli.benchmark_methods import METHODS, check_methods
+from robopref.cli.benchmark_report import report_benchmark
 from robopref.cli.benchmark_results import read_benchmark
 from robopref.cli.run_directory import read_json
 from robopref.errors import RoboprefError
@@ -187,6 +189,41 @@ def test_every_method_fits_the_command():
     known = {f.name for f in fields(Refine)}
     for method in METHODS.values():
         assert set(method.settings) <= known
+
+
+@pytest.mark.slow
+def test_the_published_comparison_runs_by_one_command(tmp_path):
+    script = Path(__file__).parents[1] / "scripts" / "reproduce_apo.py"
+    command = [sys.executable, str(script), "--out", str(tmp_path / "run"), "--smoke"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True).stdout
+    for better, worse in (("apo", "kto"), ("kto", "base"), ("base", "dagger"), ("dagger", "dpo")):
+        assert f"{better} over {worse}: published +" in said
+    assert "relative gain of apo over the base: published +19 %" in said
+    drawn = tmp_path / "drawn"
+    again = [
+        sys.executable,
+        str(script.with_name("draw_benchmark.py")),
+        str(tmp_path / "run" / RESULTS),
+        "--out",
+        str(drawn),
+    ]
+    subprocess.run(again, capture_output=True, timeout=300, check=True)
+    assert (drawn / "results.md").read_text() == (tmp_path / "run" / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_tables_and_figures_are_made_of_the_raw_results(finished):
+    text = (finished / "results.md").read_text()
+    for method in ("base", "bc", "bc-scratch"):
+        assert f"| {method} |" in text
+    for picture in ("methods", "tasks", "gains"):
+        assert (finished / "figures" / f"one-round-original-{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recipe_that_no_results_hold_is_refused(tmp_path):
+    table = pa.table({"method": ["base", "bc"], "regime": ["one-round"] * 2})
+    with pytest.raises(RoboprefError, match="choose from base, bc"):
+        report_benchmark(table, tmp_path, "apo")
 
 
 def test_files_that_are_no_results_are_refused(tmp_path):

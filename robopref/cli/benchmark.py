@@ -13,7 +13,8 @@ import tyro
 from robopref.cli.benchmark_cell import Budget, Cell, Regime
 from robopref.cli.benchmark_methods import check_methods
 from robopref.cli.benchmark_processes import run_cells
-from robopref.cli.benchmark_results import gather, write_results
+from robopref.cli.benchmark_report import report_benchmark
+from robopref.cli.benchmark_results import gather, read_benchmark, write_results
 from robopref.cli.console import console, progress_bar, say
 from robopref.cli.episodes import check_task
 from robopref.cli.interrupt import graceful_interrupt
@@ -133,6 +134,10 @@ def run_benchmark(config: Benchmark) -> bool:
         }
         write_results(config.out / RESULTS, rows, about)
         say(f"{len(rows)} evaluation episodes in {config.out / RESULTS}")
+        recipe = config.recipe or cells[0].methods[0]
+        results, _ = read_benchmark([config.out / RESULTS])
+        if recipe in results.column("method").to_pylist():
+            report_benchmark(results, config.out, recipe)
     if failures:
         raise RoboprefError(
             f"{len(failures)} of {len(cells)} base policies were not brought to an end, the others were. "
