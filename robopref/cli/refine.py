@@ -54,7 +54,11 @@ class Refine:
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
     window: int | None = None
-    """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10."""
+    """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10 (at
+    most 60 with --failure-point progress)."""
+    failure_point: Literal["fixed", "progress"] | None = None
+    """fixed: all steps of the window are undesirable. progress: of them those since the policy last improved on the
+    recorded reward, which has to be dense. Unset takes what was stored, else fixed."""
     include_policy_steps: Literal["none", "autonomous_success"] | None = None
     """Policy steps that are learned from like demonstrations; unset takes what was stored, else none."""
     from_scratch: bool = False
@@ -98,8 +102,8 @@ def run_refine(config: Refine) -> bool:
     """Refine; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; an objective
-            with a reference is to start from scratch.
+        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; their rewards
+            do not say where the policy began to fail; an objective with a reference is to start from scratch.
     """
     import numpy as np
     import torch
@@ -107,6 +111,7 @@ def run_refine(config: Refine) -> bool:
     from robopref.cli.fitting import ReferenceCacheSettings, clipped_values, fit, label_counts, load_episodes
     from robopref.cli.judging import judged
     from robopref.cli.relabel import stored_rule
+    from robopref.labeling import check_progress
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
@@ -156,7 +161,14 @@ def run_refine(config: Refine) -> bool:
         )
     data = load_episodes([*config.demos, *config.interactions])
     check_same_kind(data.episodes, policy.observation_keys)
-    rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
+    rule = stored_rule(
+        config.interactions,
+        window=config.window,
+        include_policy_steps=config.include_policy_steps,
+        failure_point=config.failure_point,
+    )
+    if rule.failure_point == "progress":
+        check_progress(interactions.episodes)
     labels = [rule.apply(episode) for episode in data.episodes]
     credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
 
