@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
     from robopref.mixture import Mixture
     from robopref.policies.compact import CompactPolicy
+    from robopref.training.dataset import StepDataset
     from robopref.trajectory import Episode
 
 _PREFERENCE = ("anchor_weight", "beta")
 _SETTINGS = {
     "apo": (*_PREFERENCE, "variant"),
     "kto": _PREFERENCE,
-    "dpo": _PREFERENCE,
+    "dpo": (*_PREFERENCE, "min_pair_distance"),
     "tpo": _PREFERENCE,
-    "paired-takeover": (*_PREFERENCE, "proximal_weight"),
+    "paired-takeover": (*_PREFERENCE, "proximal_weight", "min_pair_distance"),
     "recap": ("indicator_dropout",),
 }
 """Which of the command's options an objective has; the others have none."""
@@ -69,6 +70,9 @@ class Refine:
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
     proximal_weight: float = 1.0
     """Of paired-takeover: how strongly each action's own reward is held near zero."""
+    min_pair_distance: float = 0.0
+    """Of dpo and paired-takeover: a pair is a preference only where the person's action and the policy's recorded
+    proposal are so far apart, mean over dimensions, in normalised units (0 to 2); nearer, only the anchor learns."""
     indicator_dropout: float = 0.3
     """Of recap: the share of samples that are read without their indicator."""
     credit: Annotated[CreditSettings, tyro.conf.arg(name="")] = DEFAULT_CREDIT
@@ -117,7 +121,7 @@ def run_refine(config: Refine) -> bool:
     from robopref.policies.registry import load_policy, policy_id
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.training.config import IMMATERIAL, TrainerConfig
-    from robopref.training.dataset import StepDataset, check_same_kind
+    from robopref.training.dataset import check_same_kind
     from robopref.trajectory import takeover_count
 
     options = {
@@ -125,6 +129,7 @@ def run_refine(config: Refine) -> bool:
         "beta": config.beta,
         "variant": config.variant,
         "proximal_weight": config.proximal_weight,
+        "min_pair_distance": config.min_pair_distance,
         "indicator_dropout": config.indicator_dropout,
     }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
@@ -185,6 +190,7 @@ def run_refine(config: Refine) -> bool:
                 "labels": label_counts(labels),
                 "action_values": clipped_values(dataset),
                 **({} if credit is None else {"credit": credit.summary}),
+                **(_pair_counts(dataset, objective.min_pair_distance) if objective.min_pair_distance else {}),
             },
         )
 
@@ -238,6 +244,12 @@ def run_refine(config: Refine) -> bool:
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished
+
+
+def _pair_counts(dataset: StepDataset, distance: float) -> dict[str, Any]:
+    """Of how many steps the policy's proposal is known, and at how many of them it was far enough from the human's."""
+    far = dataset.has_pair & (dataset.pair_distance >= distance)
+    return {"pairs": {"recorded": int(dataset.has_pair.sum()), "preferences": int(far.sum())}}
 
 
 def _from_scratch(
