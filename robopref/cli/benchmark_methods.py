@@ -61,6 +61,9 @@ METHODS: Mapping[str, Method] = {
         "apo, undesirable since the policy's last improvement", "apo",
         settings={**_SUCCESS, "failure_point": "progress"},
     ),
+    "apo-label-noise": Method(
+        "apo, undesirable labels doubted", "apo", settings={**_SUCCESS, "label_noise": "em"}
+    ),
     "dpo-distance": Method(
         "dpo without the pairs in which operator and policy agree", "dpo",
         settings={**_SUCCESS, "min_pair_distance": 0.2},

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 _PREFERENCE = ("anchor_weight", "beta")
 _SETTINGS = {
-    "apo": (*_PREFERENCE, "variant"),
-    "kto": _PREFERENCE,
+    "apo": (*_PREFERENCE, "variant", "label_noise"),
+    "kto": (*_PREFERENCE, "label_noise"),
     "dpo": (*_PREFERENCE, "min_pair_distance"),
     "tpo": _PREFERENCE,
     "paired-takeover": (*_PREFERENCE, "proximal_weight", "min_pair_distance"),
@@ -70,6 +70,9 @@ class Refine:
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
     proximal_weight: float = 1.0
     """Of paired-takeover: how strongly each action's own reward is held near zero."""
+    label_noise: Literal["none", "em"] = "none"
+    """Of apo and kto: em doubts the undesirable label of an action that the policy has come to prefer (there may have
+    been no reason to take over), and learns less from it."""
     min_pair_distance: float = 0.0
     """Of dpo and paired-takeover: a pair is a preference only where the person's action and the policy's recorded
     proposal are so far apart, mean over dimensions, in normalised units (0 to 2); nearer, only the anchor learns."""
@@ -129,6 +132,7 @@ def run_refine(config: Refine) -> bool:
         "beta": config.beta,
         "variant": config.variant,
         "proximal_weight": config.proximal_weight,
+        "label_noise": config.label_noise,
         "min_pair_distance": config.min_pair_distance,
         "indicator_dropout": config.indicator_dropout,
     }
