@@ -70,8 +70,9 @@ def pair_metrics(
         share = {"shares/preferred": preferred.float().mean().item()}
         if not preferred.any():
             return share
-        chosen = (chosen_logps, rejected_logps, chosen_ratio, rejected_ratio)
-        return share | pair_metrics(*(values[preferred] for values in chosen), beta)
+        chosen_logps, rejected_logps = chosen_logps[preferred], rejected_logps[preferred]
+        chosen_ratio, rejected_ratio = chosen_ratio[preferred], rejected_ratio[preferred]
+        return share | pair_metrics(chosen_logps, rejected_logps, chosen_ratio, rejected_ratio, beta)
     margin = chosen_ratio - rejected_ratio
     means = torch.stack(
         [beta * chosen_ratio, beta * rejected_ratio, beta * margin, (margin > 0).to(margin.dtype), chosen_logps,
