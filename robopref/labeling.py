@@ -2,11 +2,13 @@
 
 Source: methods of Xia et al., "Human-assisted Robotic Policy Refinement via Action Preference Optimization"
 (NeurIPS 2025): the K policy steps right before a human takes over are undesirable, the human's own steps desirable.
+Where the policy began to fail may be read from the recorded reward instead (``steps_since_improvement``), which is this
+project's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +19,12 @@ from robopref.errors import RoboprefError
 from robopref.trajectory import Actor, Episode, Label, Outcome
 
 IncludePolicySteps = Literal["none", "autonomous_success"]
+FailurePoint = Literal["fixed", "progress"]
+DEFAULT_WINDOWS: Mapping[FailurePoint, int] = {"fixed": 10, "progress": 60}
+"""Undesirable steps before a takeover, or the most of them, where nobody said how many. 60 is twice the stall that the
+scripted operator waits for."""
+PROGRESS_TOLERANCE = 0.01
+"""A smaller gain is none, as a share of the range of the episode's reward."""
 
 _LABEL_OF_ACTOR = {
     Actor.EXPERT: Label.EXPERT,
@@ -26,22 +34,31 @@ _LABEL_OF_ACTOR = {
 }
 
 
-def label_steps(actors: NDArray[Any] | Sequence[int], window: int) -> NDArray[np.int64]:
+def label_steps(
+    actors: NDArray[Any] | Sequence[int], window: int, *, progress: NDArray[Any] | Sequence[float] | None = None
+) -> NDArray[np.int64]:
     """Label every step of one episode.
 
     The ``window`` POLICY steps right before each human onset are UNDESIRABLE. The window counts recorded policy steps:
     HOLD steps inside it are EXCLUDED and not counted. It never reaches past the start of the episode, into the
     previous human segment or before it. Window 0 labels nothing undesirable.
 
+    With ``progress`` the window is a cap: of those steps only the ones since the policy last improved, on its own way
+    from the previous human segment to this onset, are UNDESIRABLE (``steps_since_improvement``). A gain counts when it
+    is larger than ``PROGRESS_TOLERANCE`` times the range of the progress over the steps that somebody drove. Where the
+    progress of such a way is constant it names no step, and the window alone decides.
+
     Args:
         actors: ``Actor`` values [T] of one episode.
-        window: how many policy steps before an onset are undesirable (K in the paper, 10 in its runs).
+        window: how many policy steps before an onset are undesirable (K in the paper, 10 in its runs), or the most.
+        progress: how far along the attempt was after each step [T], in any unit; larger is better.
 
     Returns:
         ``Label`` values [T].
 
     Raises:
-        RoboprefError: ``actors`` is no 1-D array of actors, or the window is no integer >= 0.
+        RoboprefError: ``actors`` is no 1-D array of actors, the window is no integer >= 0, or the progress is not [T]
+            or not finite.
     """
     actors = np.asarray(actors)
     if actors.ndim != 1 or not (np.issubdtype(actors.dtype, np.integer) or actors.size == 0):
@@ -55,17 +72,72 @@ def label_steps(actors: NDArray[Any] | Sequence[int], window: int) -> NDArray[np
         raise RoboprefError(
             f"unknown actors {sorted(set(actors[labels < 0].tolist()))}: see robopref.trajectory.Actor."
         )
-    # Looking back from the end: how many steps of the current window are left to mark.
-    remaining = 0
-    for t in range(len(actors) - 1, -1, -1):
-        if actors[t] == Actor.HUMAN:
-            remaining = int(window)
-        elif actors[t] == Actor.EXPERT:
-            remaining = 0
-        elif actors[t] == Actor.POLICY and remaining > 0:
-            labels[t] = Label.UNDESIRABLE
-            remaining -= 1
+    values, tolerance = None, 0.0
+    if progress is not None:
+        values = np.asarray(progress, dtype=np.float64)
+        if values.shape != actors.shape or not np.isfinite(values).all():
+            raise RoboprefError(
+                f"the progress is a finite number for each of the {len(actors)} steps, got shape {values.shape}"
+                f"{'' if np.isfinite(values).all() else ' with NaN or infinity'}."
+            )
+        # HOLD steps are nobody's doing, here as everywhere.
+        driven = values[actors != Actor.HOLD]
+        tolerance = PROGRESS_TOLERANCE * float(np.ptp(driven)) if len(driven) else 0.0
+    for steps in policy_segments(actors):
+        count = int(window)
+        if values is not None and np.ptp(values[steps]) > 0:
+            count = min(count, steps_since_improvement(values[steps], tolerance))
+        labels[steps[max(0, len(steps) - count) :]] = Label.UNDESIRABLE
     return labels
+
+
+def policy_segments(actors: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """For each human onset in actors [T] that the policy led to, the numbers of its steps since anybody else drove.
+
+    HOLD steps are left out and end nothing.
+    """
+    driven = np.flatnonzero(np.asarray(actors) != Actor.HOLD)
+    who = np.asarray(actors)[driven]
+    found = []
+    for onset in np.flatnonzero((who[1:] == Actor.HUMAN) & (who[:-1] == Actor.POLICY)) + 1:
+        others = np.flatnonzero(who[:onset] != Actor.POLICY)
+        found.append(driven[others[-1] + 1 if len(others) else 0 : onset])
+    return found
+
+
+def steps_since_improvement(progress: NDArray[Any], tolerance: float = 0.0) -> int:
+    """How many steps of a segment follow the last one that improved on the best progress before it; at least 1.
+
+    A step improves when its progress is larger than the best so far plus ``tolerance`` (in the progress's unit). Only
+    then does the best move, so that slow gains add up and noise does not. The first step is the first best. So a stall
+    counts from its beginning (of steps at equal progress the first is the best), and a divergence from its peak.
+    Nothing is smoothed. A takeover right after an improvement still blames the last step.
+
+    Args:
+        progress: after each step [S], S >= 1; larger is better.
+        tolerance: the gain that a step has to exceed.
+    """
+    values = np.asarray(progress, dtype=np.float64)
+    best, place = values[0], 0
+    for t, value in enumerate(values):
+        if value > best + tolerance:
+            best, place = value, t
+    return max(1, len(values) - 1 - place)
+
+
+def check_progress(episodes: Sequence[Episode]) -> None:
+    """See that the recorded rewards can tell where the policy began to fail.
+
+    Raises:
+        RoboprefError: they are constant before every takeover, as sparse rewards and imported recordings without
+            rewards are.
+    """
+    segments = [episode.reward[steps] for episode in episodes for steps in policy_segments(episode.actor)]
+    if segments and all(np.ptp(rewards) == 0 for rewards in segments):
+        raise RoboprefError(
+            f"the recorded reward never changes before any of the {len(segments)} takeovers (it is sparse, or was not "
+            f"recorded), so it does not say where the policy began to fail: use --failure-point fixed."
+        )
 
 
 def autonomous_suffix(actors: NDArray[Any]) -> NDArray[np.bool_]:
@@ -89,6 +161,9 @@ def autonomous_success_mask(actors: NDArray[Any], outcome: Outcome) -> NDArray[n
 class LabelingRule:
     """How recordings become labels: the undesirable window, and which policy steps are learned from at all.
 
+    ``failure_point="fixed"`` marks the ``window`` policy steps before each takeover; ``"progress"`` those since the
+    policy's last improvement, ``window`` at most, where the recorded reward of a step stands for progress
+    (``label_steps``). That asks for a dense reward, such as Meta-World's; see ``check_progress``.
     ``include_policy_steps="autonomous_success"`` relabels the creditable policy steps (``autonomous_success_mask``) as
     EXPERT, so that they share that bucket; the default leaves every policy step out. With a ``noop_tolerance`` the
     steps of ``noop_mask`` are EXCLUDED, after the windows are set; the default keeps them all.
@@ -100,8 +175,11 @@ class LabelingRule:
     window: int = 10
     include_policy_steps: IncludePolicySteps = "none"
     noop_tolerance: float | None = None
+    failure_point: FailurePoint = "fixed"
 
     def __post_init__(self) -> None:
+        if self.failure_point not in DEFAULT_WINDOWS:
+            raise RoboprefError(f"failure_point is 'fixed' or 'progress', not {self.failure_point!r}.")
         if self.include_policy_steps not in ("none", "autonomous_success"):
             raise RoboprefError(
                 f"include_policy_steps is 'none' or 'autonomous_success', not {self.include_policy_steps!r}."
@@ -112,7 +190,8 @@ class LabelingRule:
 
     def apply(self, episode: Episode) -> NDArray[np.int64]:
         """The labels [T] of an episode."""
-        labels = label_steps(episode.actor, self.window)
+        progress = episode.reward if self.failure_point == "progress" else None
+        labels = label_steps(episode.actor, self.window, progress=progress)
         if self.include_policy_steps == "autonomous_success":
             credited = autonomous_success_mask(episode.actor, episode.info.outcome)
             labels[credited] = Label.EXPERT

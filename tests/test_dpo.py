@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from preference_batches import Batch, batches, on_ranks, random_batch
-from synthetic import demonstrations, interactions
+from synthetic import demonstrations, episode, interactions
 from test_policies import tiny_policy
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from robopref.sampling import BalancedSampler
 from robopref.training.dataset import StepDataset
 from robopref.training.forward import sample_action_tokens
 from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
-from robopref.trajectory import Label
+from robopref.trajectory import Actor, Label
 
 
 def pairs(batch: Batch) -> tuple[Tensor, ...]:
@@ -107,6 +109,101 @@ def test_pairs_are_the_human_steps_with_the_policys_proposal() -> None:
     done = dataset.normalized_actions[dataset.has_pair]
     np.testing.assert_allclose(proposed[:, :3], -done[:, :3], atol=1 / 100)
     assert (dataset.rejected_tokens[~dataset.has_pair] == 0).all()
+
+
+def test_distances_of_pairs_by_hand() -> None:
+    policy = tiny_policy()
+    one = episode([Actor.POLICY, Actor.HUMAN, Actor.HUMAN, Actor.HUMAN, Actor.EXPERT])
+    action, proposed = one.action.copy(), one.policy_action.copy()
+    action[1:4] = [[0.5, 0, 0, 1], [0.5, 0, 0, 1], [5, 0, 0, 1]]
+    proposed[1] = [0.1, 0, 0.2, 1]  # (.4 + 0 + .2 + 0) / 4
+    proposed[2] = np.nan  # nobody proposed anything
+    proposed[3] = [0.6, 0, 0, -7]  # both outside the tokens' range: (1 - .6 + 0 + 0 + 2) / 4
+    one = replace(one, action=action, policy_action=proposed)
+    dataset = StepDataset([one], [LabelingRule().apply(one)], policy, policy.observation_keys)
+    np.testing.assert_allclose(policy.norm_stats.normalize(action[:1]), action[:1], atol=1e-6)  # -1 to 1 as they are
+    assert dataset.pair_distance.tolist() == pytest.approx([math.inf, 0.15, math.inf, 0.6, math.inf], abs=1e-6)
+
+
+def test_pairs_that_agree_are_no_preference() -> None:
+    # As by hand above, and the second pair is none: .474077 / 2; the anchor is still the mean of -1 and 1
+    zero = torch.zeros(2, 1, dtype=torch.float64)
+    chosen = torch.tensor([[1.0], [-1.0]], dtype=torch.float64, requires_grad=True)
+    rejected = torch.tensor([[0.5], [1.0]], dtype=torch.float64, requires_grad=True)
+    first = torch.tensor([True, False])
+    out = dpo_loss(chosen, zero, rejected, zero, beta=1.0, anchor_weight=2.0, preferred=first)
+    assert out.per_sample.tolist() == pytest.approx([0.474077, 0], abs=1e-6)
+    assert out.weights.tolist() == [1, 0]
+    assert out.metrics["loss/preference"] == pytest.approx(0.237038, abs=1e-6)
+    assert out.metrics["loss/anchor"] == 0
+    assert out.metrics["rewards/margins"] == 0.5  # of the preferences alone
+    assert out.metrics["shares/preferred"] == 0.5
+    out.loss.backward()
+    assert rejected.grad is not None
+    assert chosen.grad is not None
+    assert rejected.grad[1].item() == 0
+    assert chosen.grad[1].item() == -1  # the anchor's alone: 2 / 2 tokens
+    nobody = dpo_loss(chosen, zero, rejected, zero, anchor_weight=2.0, preferred=~first & first)
+    assert nobody.loss.item() == 0
+    assert "rewards/margins" not in nobody.metrics
+
+
+@settings(deadline=None, max_examples=20)
+@given(batch=batches(), seed=st.integers(0, 9))
+def test_the_other_pairs_weigh_what_they_did(batch: Batch, seed: int) -> None:
+    preferred = torch.rand(len(batch.policy), generator=torch.Generator().manual_seed(seed)) > 0.5
+    whole, some = dpo_loss(*pairs(batch)), dpo_loss(*pairs(batch), preferred=preferred)
+    torch.testing.assert_close(some.per_sample, whole.per_sample * preferred)
+    torch.testing.assert_close(some.loss, some.per_sample.mean())
+    all_of_them = dpo_loss(*pairs(batch), anchor_weight=0.5, preferred=torch.ones_like(preferred))
+    assert torch.equal(all_of_them.loss, dpo_loss(*pairs(batch), anchor_weight=0.5).loss)
+
+
+def test_what_is_no_distance_and_no_mask() -> None:
+    for name in ("dpo", "paired-takeover"):
+        for distance in (-0.1, 2.1, math.nan):
+            with pytest.raises(RoboprefError, match="min_pair_distance"):
+                get_objective(name, min_pair_distance=distance)
+    batch = random_batch([True, False], 3)
+    for mask in (torch.ones(2), torch.ones(3, dtype=torch.bool)):
+        with pytest.raises(RoboprefError, match=r"preferred is bool \[2\]"):
+            dpo_loss(*pairs(batch), preferred=mask)
+
+
+@pytest.mark.parametrize("name", ["dpo", "paired-takeover"])
+def test_the_trainer_tells_which_pairs_are_preferences(name: str) -> None:
+    # A person who nearly repeats the policy in every other step of the takeovers.
+    policy, episodes = tiny_policy(), demonstrations(2) + interactions(2)
+    for place, one in enumerate(episodes):
+        near = (one.actor == Actor.HUMAN) & (np.arange(len(one)) % 2 == 0)
+        proposed = np.where(near[:, None], one.action + 0.1, one.policy_action).astype(np.float32)
+        episodes[place] = replace(one, policy_action=proposed)
+    dataset = StepDataset(episodes, [LabelingRule().apply(e) for e in episodes], policy, policy.observation_keys)
+    objective = get_objective(name, min_pair_distance=0.2)
+    seen: list[ObjectiveInputs] = []
+
+    def compute(inputs: ObjectiveInputs) -> Any:
+        seen.append(inputs)
+        return objective.compute(inputs)
+
+    trainer = Trainer(
+        policy,
+        dataset,
+        BalancedSampler(dataset.labels, 24, shares=objective.mixture(dataset.labels).shares),  # type: ignore[misc]
+        replace(objective, compute=compute),
+        TrainerConfig(steps=1, batch_size=24, precision="fp32"),
+        accelerator=make_accelerator("fp32", "cpu"),
+    )
+    drawn = trainer.sampler.global_batch(0)
+    part, _ = trainer.reference.score(trainer.composer.part(0))
+    assert trainer.run()
+    agree = (dataset.labels[drawn] == Label.HUMAN) & (dataset.step[drawn] % 2 == 0)
+    assert 0 < agree.sum() < (dataset.labels[drawn] == Label.HUMAN).sum()
+    assert seen[0].preferred is not None
+    np.testing.assert_array_equal(seen[0].preferred.numpy(), ~agree)
+    if name == "dpo":  # and no negative takes the place of a proposal that was too near
+        assert part.second_tokens is not None
+        np.testing.assert_array_equal(part.second_tokens[agree], dataset.rejected_tokens[drawn[agree]])
 
 
 def test_negatives_are_sampled_from_the_policys_own_distribution() -> None:

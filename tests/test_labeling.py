@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import episode
 
+from robopref.cli.relabel import stored_rule
 from robopref.errors import RoboprefError
-from robopref.labeling import LabelingRule, autonomous_success_mask, label_steps, noop_mask
+from robopref.labeling import (
+    LabelingRule,
+    autonomous_success_mask,
+    check_progress,
+    label_steps,
+    noop_mask,
+    policy_segments,
+    steps_since_improvement,
+)
 from robopref.trajectory import Actor, Label, Outcome
 
 ACTOR_OF_LETTER = {"E": Actor.EXPERT, "P": Actor.POLICY, "H": Actor.HUMAN, "-": Actor.HOLD}
@@ -160,6 +172,110 @@ def test_windows_that_are_none(window: object) -> None:
 
 def test_numpy_integers_are_windows() -> None:
     assert letters_of(label_steps(actors_of("PPH"), np.int32(1))) == "PuH"  # type: ignore[arg-type]
+
+
+# --- where the policy began to fail, by the recorded reward
+
+PROGRESS = st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, 2.01, 10.0]), min_size=60, max_size=60)
+
+
+@pytest.mark.parametrize(
+    ("progress", "tolerance", "steps"),
+    [
+        ([0, 1, 2, 3, 2, 1], 0.0, 2),  # a divergence counts from its peak
+        ([0, 1, 2, 2, 2, 2], 0.0, 3),  # a stall from its beginning: of equal steps the first is the best
+        ([0, 1, 2, 1, 2, 1], 0.0, 3),  # getting back to the best is no improvement
+        ([0, 1, 2, 2.3, 2.6, 2.9], 0.5, 1),  # slow gains add up: 2.6 is more than 2 + 0.5
+        ([0, 1, 2, 2.3, 2.1, 2.4], 0.5, 3),  # noise is none
+        ([5, 4, 3], 0.0, 2),  # downhill from the first step
+        ([0, 1, 2], 0.0, 1),  # a takeover right after an improvement blames the last step
+        ([4], 0.0, 1),
+    ],
+)
+def test_steps_since_the_last_improvement_by_hand(progress: list[float], tolerance: float, steps: int) -> None:
+    assert steps_since_improvement(np.array(progress), tolerance) == steps
+
+
+@pytest.mark.parametrize(
+    ("actors", "progress", "window", "labels"),
+    [
+        ("PPPPPPHH", [0, 1, 2, 2, 1, 1, 5, 9], 60, "PPPuuuHH"),
+        ("PPPPPPHH", [0, 1, 2, 2, 1, 1, 5, 9], 2, "PPPPuuHH"),  # the window is the cap
+        ("PPPPPPHH", [0, 1, 2, 2, 1, 1, 5, 9], 0, "PPPPPPHH"),
+        ("PPPHHPPPHP", [0, 9, 3, 4, 4, 5, 6, 4, 7, 1], 60, "PPuHHPPuHP"),  # each way has its own best
+        ("PP-PP-H", [0, 1, 5, 1, 1, 9, 9], 60, "PP-uu-H"),  # what happened during a hold is neither best nor counted
+        ("PPPH", [3, 3, 3, 9], 60, "uuuH"),  # a constant reward names no step: the cap alone
+        ("PPPH", [3, 3, 3, 9], 2, "PuuH"),
+        ("PPPH", [0, 1, 2, 3], 60, "PPuH"),
+        ("HHPP", [0, 1, 2, 1], 60, "HHPP"),
+        ("EEPPH", [9, 9, 2, 1, 3], 60, "EEPuH"),  # demonstrations are never touched
+        ("", [], 60, ""),
+        # Gains are measured by the range that was driven, 0 to 100: 0.9 is none, 1.1 is one.
+        ("PPPPH", [0, 50, 50.9, 50.5, 100], 60, "PPuuH"),
+        ("PPPPH", [0, 50, 51.1, 50.5, 100], 60, "PPPuH"),
+    ],
+)
+def test_labels_by_progress_by_hand(actors: str, progress: list[float], window: int, labels: str) -> None:
+    assert letters_of(label_steps(actors_of(actors), window, progress=progress)) == labels
+
+
+@given(runs_of(*Actor, Actor.POLICY, Actor.POLICY, Actor.HUMAN), PROGRESS, st.integers(1, 12))
+def test_progress_only_ever_narrows_the_window(actors: list[int], progress: list[float], window: int) -> None:
+    given_actors = np.array(actors, dtype=np.int64)
+    whole = label_steps(given_actors, window)
+    labels = label_steps(given_actors, window, progress=progress[: len(actors)])
+    undesirable = labels == Label.UNDESIRABLE
+    # Hence policy steps only, never across a human segment or a demonstration, and no other label changes.
+    assert (whole[undesirable] == Label.UNDESIRABLE).all()
+    np.testing.assert_array_equal(labels[whole != Label.UNDESIRABLE], whole[whole != Label.UNDESIRABLE])
+    for steps in policy_segments(given_actors):
+        marked = undesirable[steps]
+        assert marked[-1]  # at least one, and without a gap up to the onset
+        assert (np.diff(marked.astype(int)) >= 0).all()
+
+
+@given(runs_of(Actor.POLICY, Actor.POLICY, Actor.HUMAN, Actor.HOLD), PROGRESS, st.sampled_from([2.0**-5, 4.0, 1024.0]))
+def test_the_unit_of_progress_does_not_matter(actors: list[int], progress: list[float], unit: float) -> None:
+    given_actors, values = np.array(actors, dtype=np.int64), np.array(progress[: len(actors)])
+    labels = label_steps(given_actors, 60, progress=values)
+    np.testing.assert_array_equal(label_steps(given_actors, 60, progress=unit * values), labels)
+
+
+@pytest.mark.parametrize("progress", [[0.0, 1.0], [0.0, float("nan"), 1.0], [[0.0, 1.0, 2.0]]])
+def test_progress_that_is_none(progress: Any) -> None:
+    with pytest.raises(RoboprefError, match="progress"):
+        label_steps(actors_of("PPH"), 3, progress=progress)
+
+
+def test_the_rule_reads_the_recorded_reward() -> None:
+    recorded = replace(episode(actors_of("PPPPHP")), reward=np.array([0.0, 3, 2, 1, 5, 9]))
+    assert letters_of(LabelingRule(window=60, failure_point="progress").apply(recorded)) == "PPuuHP"
+    assert letters_of(LabelingRule(window=1, failure_point="progress").apply(recorded)) == "PPPuHP"
+    check_progress([episode(actors_of("PPH")), recorded])
+    with pytest.raises(RoboprefError, match="failure_point"):
+        LabelingRule(failure_point="reward")  # type: ignore[arg-type]
+
+
+def test_rewards_that_say_nothing_of_progress() -> None:
+    sparse = replace(episode(actors_of("PPPHHPP")), reward=np.array([-1.0, -1, -1, -1, -1, -1, 0]))
+    with pytest.raises(RoboprefError, match=r"any of the 2 takeovers.*--failure-point fixed"):
+        check_progress([sparse, sparse])
+    check_progress([episode(actors_of("EEE"))])  # no takeover: nothing to tell
+
+
+def test_a_stored_window_is_no_cap(tmp_path: Path) -> None:
+    def stored(rule: dict[str, Any], **given: Any) -> LabelingRule:
+        (tmp_path / "labels.json").write_text(json.dumps({"rule": rule}))
+        return stored_rule([tmp_path], **given)
+
+    old = {"window": 3, "include_policy_steps": "autonomous_success"}  # written before there was a choice
+    assert stored(old, failure_point=None) == LabelingRule(3, "autonomous_success")
+    assert stored(old, failure_point="progress") == LabelingRule(60, "autonomous_success", failure_point="progress")
+    assert stored(old, failure_point="progress", window=7).window == 7
+    assert stored({**old, "failure_point": "progress"}, failure_point="fixed").window == 10
+    assert stored({**old, "failure_point": "progress"}, failure_point="progress").window == 3
+    assert stored_rule([tmp_path / "none"], failure_point="progress").window == 60
+    assert stored_rule([tmp_path / "none"]) == LabelingRule()
 
 
 # --- which policy steps may be learned from

@@ -24,6 +24,15 @@ def test_by_hand() -> None:
     assert out.metrics["loss/proximal"] == pytest.approx(0.151045, abs=1e-6)
 
 
+def test_where_the_two_agree_there_is_no_preference_and_no_proximal_term() -> None:
+    # Half of .352458 above: the mean is over both samples.
+    zero = torch.zeros(2, 1, dtype=torch.float64)
+    first = torch.tensor([True, False])
+    out = paired_takeover_loss(zero + 1, zero, zero - 0.5, zero, beta=1.0, proximal_weight=2.0, preferred=first)
+    assert out.per_sample.tolist() == pytest.approx([0.352458, 0], abs=1e-6)
+    assert out.loss.item() == pytest.approx(0.176229, abs=1e-6)
+
+
 def test_without_the_proximal_term_it_is_dpo() -> None:
     batch = random_batch([True] * 4, 3, seed=1)
     expected = dpo_loss(*pairs(batch), anchor_weight=0.4)

@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_runs import Run
@@ -65,6 +67,35 @@ def test_pieces_and_the_cache_change_nothing(recorded: Path, tmp_path: Path) -> 
     assert header["policy"].startswith("compact-")
     assert header["augmentation_variants"] == 4
     assert len(header["data"]) == 32
+
+
+def test_labels_by_progress_and_pairs_that_agree(
+    recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):  # the recordings have no reward
+        main(arguments(recorded, tmp_path / "r", "--failure-point", "progress"))
+    assert "--failure-point fixed" in capsys.readouterr().err
+    rewarded = EpisodeStore.create_or_open(tmp_path / "rewarded")
+    for seed, one in enumerate(interactions(2, image=True)):
+        # Best at steps 12 and 26 of the policy's ways to the takeovers at 15 and 37.
+        reward = np.where(np.isin(np.arange(len(one)), (12, 26)), 1.0, 0.0)
+        far = np.arange(len(one)) % 2 == seed
+        proposed = np.where(far[:, None], one.policy_action, one.action).astype(np.float32)
+        rewarded.add(replace(one, reward=reward, policy_action=proposed))
+    main(["relabel", "--data", str(rewarded.path), "--failure-point", "progress"])
+    assert json.loads((rewarded.path / "labels.json").read_text())["rule"]["window"] == 60
+    more = ("--interactions", rewarded.path, "--objective", "dpo", "--min-pair-distance", 0.2, "--steps", 2)
+    refine(recorded, tmp_path / "out", *more)
+    data = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert data["rule"]["failure_point"] == "progress"
+    assert data["labels"]["UNDESIRABLE"] == 2 * (2 + 10)
+    assert data["pairs"] == {"recorded": 36, "preferences": 18}
+    refine(recorded, tmp_path / "capped", *more, "--window", 3)
+    data = json.loads((tmp_path / "capped" / "data.json").read_text())
+    assert data["labels"]["UNDESIRABLE"] == 2 * (2 + 3)
+    refine(recorded, tmp_path / "fixed", *more, "--failure-point", "fixed")
+    data = json.loads((tmp_path / "fixed" / "data.json").read_text())
+    assert data["labels"]["UNDESIRABLE"] == 2 * (10 + 10)
 
 
 def test_mistakes(recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,6 +57,20 @@ METHODS: Mapping[str, Method] = {
     ),
     "apo-window-5": Method("apo, five undesirable steps before a takeover", "apo", settings={**_SUCCESS, "window": 5}),
     "apo-window-30": Method("apo, thirty of them", "apo", settings={**_SUCCESS, "window": 30}),
+    "apo-progress": Method(
+        "apo, undesirable since the policy's last improvement", "apo",
+        settings={**_SUCCESS, "failure_point": "progress"},
+    ),
+    "apo-label-noise": Method(
+        "apo, undesirable labels doubted", "apo", settings={**_SUCCESS, "label_noise": "em"}
+    ),
+    "dpo-distance": Method(
+        "dpo without the pairs in which operator and policy agree", "dpo",
+        settings={**_SUCCESS, "min_pair_distance": 0.2},
+    ),
+    "paired-takeover-distance": Method(
+        "paired-takeover without them", "paired-takeover", settings={**_SUCCESS, "min_pair_distance": 0.2}
+    ),
     "apo-beta-1": Method("apo with beta 1", "apo", settings={**_SUCCESS, "beta": 1.0}),
 }  # fmt: skip
 """By the names that ``--methods`` takes."""

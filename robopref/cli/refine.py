@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
     from robopref.mixture import Mixture
     from robopref.policies.compact import CompactPolicy
+    from robopref.training.dataset import StepDataset
     from robopref.trajectory import Episode
 
 _PREFERENCE = ("anchor_weight", "beta")
 _SETTINGS = {
-    "apo": (*_PREFERENCE, "variant"),
-    "kto": _PREFERENCE,
-    "dpo": _PREFERENCE,
+    "apo": (*_PREFERENCE, "variant", "label_noise"),
+    "kto": (*_PREFERENCE, "label_noise"),
+    "dpo": (*_PREFERENCE, "min_pair_distance"),
     "tpo": _PREFERENCE,
-    "paired-takeover": (*_PREFERENCE, "proximal_weight"),
+    "paired-takeover": (*_PREFERENCE, "proximal_weight", "min_pair_distance"),
     "recap": ("indicator_dropout",),
 }
 """Which of the command's options an objective has; the others have none."""
@@ -54,7 +55,11 @@ class Refine:
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
     window: int | None = None
-    """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10."""
+    """Policy steps before each takeover that are undesirable; unset takes what `robopref relabel` stored, else 10 (at
+    most 60 with --failure-point progress)."""
+    failure_point: Literal["fixed", "progress"] | None = None
+    """fixed: all steps of the window are undesirable. progress: of them those since the policy last improved on the
+    recorded reward, which has to be dense. Unset takes what was stored, else fixed."""
     include_policy_steps: Literal["none", "autonomous_success"] | None = None
     """Policy steps that are learned from like demonstrations; unset takes what was stored, else none."""
     from_scratch: bool = False
@@ -65,6 +70,12 @@ class Refine:
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
     proximal_weight: float = 1.0
     """Of paired-takeover: how strongly each action's own reward is held near zero."""
+    label_noise: Literal["none", "em"] = "none"
+    """Of apo and kto: em doubts the undesirable label of an action that the policy has come to prefer (there may have
+    been no reason to take over), and learns less from it."""
+    min_pair_distance: float = 0.0
+    """Of dpo and paired-takeover: a pair is a preference only where the person's action and the policy's recorded
+    proposal are so far apart, mean over dimensions, in normalised units (0 to 2); nearer, only the anchor learns."""
     indicator_dropout: float = 0.3
     """Of recap: the share of samples that are read without their indicator."""
     credit: Annotated[CreditSettings, tyro.conf.arg(name="")] = DEFAULT_CREDIT
@@ -98,8 +109,8 @@ def run_refine(config: Refine) -> bool:
     """Refine; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; an objective
-            with a reference is to start from scratch.
+        RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; their rewards
+            do not say where the policy began to fail; an objective with a reference is to start from scratch.
     """
     import numpy as np
     import torch
@@ -107,12 +118,13 @@ def run_refine(config: Refine) -> bool:
     from robopref.cli.fitting import ReferenceCacheSettings, clipped_values, fit, label_counts, load_episodes
     from robopref.cli.judging import judged
     from robopref.cli.relabel import stored_rule
+    from robopref.labeling import check_progress
     from robopref.mixture import DESIRABLE_SHARES, Mixture
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.training.config import IMMATERIAL, TrainerConfig
-    from robopref.training.dataset import StepDataset, check_same_kind
+    from robopref.training.dataset import check_same_kind
     from robopref.trajectory import takeover_count
 
     options = {
@@ -120,6 +132,8 @@ def run_refine(config: Refine) -> bool:
         "beta": config.beta,
         "variant": config.variant,
         "proximal_weight": config.proximal_weight,
+        "label_noise": config.label_noise,
+        "min_pair_distance": config.min_pair_distance,
         "indicator_dropout": config.indicator_dropout,
     }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
@@ -156,7 +170,14 @@ def run_refine(config: Refine) -> bool:
         )
     data = load_episodes([*config.demos, *config.interactions])
     check_same_kind(data.episodes, policy.observation_keys)
-    rule = stored_rule(config.interactions, window=config.window, include_policy_steps=config.include_policy_steps)
+    rule = stored_rule(
+        config.interactions,
+        window=config.window,
+        include_policy_steps=config.include_policy_steps,
+        failure_point=config.failure_point,
+    )
+    if rule.failure_point == "progress":
+        check_progress(interactions.episodes)
     labels = [rule.apply(episode) for episode in data.episodes]
     credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
 
@@ -173,6 +194,7 @@ def run_refine(config: Refine) -> bool:
                 "labels": label_counts(labels),
                 "action_values": clipped_values(dataset),
                 **({} if credit is None else {"credit": credit.summary}),
+                **(_pair_counts(dataset, objective.min_pair_distance) if objective.min_pair_distance else {}),
             },
         )
 
@@ -226,6 +248,12 @@ def run_refine(config: Refine) -> bool:
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished
+
+
+def _pair_counts(dataset: StepDataset, distance: float) -> dict[str, Any]:
+    """Of how many steps the policy's proposal is known, and at how many of them it was far enough from the human's."""
+    far = dataset.has_pair & (dataset.pair_distance >= distance)
+    return {"pairs": {"recorded": int(dataset.has_pair.sum()), "preferences": int(far.sum())}}
 
 
 def _from_scratch(

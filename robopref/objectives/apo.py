@@ -30,7 +30,14 @@ from robopref.objectives.base import (
     promoted,
     register_objective,
 )
-from robopref.objectives.binary import anchor_loss, binary_metrics, kl_estimate
+from robopref.objectives.binary import (
+    LabelNoise,
+    anchor_loss,
+    binary_losses,
+    binary_metrics,
+    check_label_noise,
+    kl_estimate,
+)
 
 Variant = Literal["default", "reference"]
 _EPSILON = 1e-4  # in both variants: classes without any error keep a weight
@@ -50,6 +57,7 @@ def apo_loss(
     kl_min: float = -5.0,
     kl_max: float = 5.0,
     anchor_weight: float = 0.0,
+    label_noise: LabelNoise = "none",
     reduce: Reduce | None = None,
     variant: Variant = "default",
 ) -> ObjectiveOutput:
@@ -78,6 +86,7 @@ def apo_loss(
         kl_max: upper clamp of z0, in nats.
         anchor_weight: times the mean token negative log-likelihood over the desirable samples (``anchor_loss``), added
             to the loss; not divided or multiplied by the batch size in either variant.
+        label_noise: "em" doubts undesirable labels (``robopref.objectives.binary``); in the default variant only.
         reduce: mean over ranks, for data-parallel training with equally many samples on every rank. The ranks' losses,
             and their gradients, then average to those of the global batch.
         variant: see above.
@@ -94,7 +103,7 @@ def apo_loss(
         "policy_kl_logps": promoted(policy_kl_logps).detach(),
         "reference_kl_logps": promoted(reference_kl_logps).detach(),
     }
-    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, variant)
+    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, label_noise, variant)
     check_batch(logps, desirable, action_error)
     policy, reference, policy_kl, reference_kl = logps.values()
     error = action_error.detach().to(policy.dtype)
@@ -114,12 +123,12 @@ def apo_loss(
     relative = (error + _EPSILON) / (scale[desirable.long()] + _EPSILON)
     weights = torch.where(desirable, -torch.expm1(-beta_desirable * relative), torch.exp(-beta_undesirable * relative))
     margin = torch.where(desirable, log_ratio - z0, z0 - log_ratio)
-    # 1 - sigmoid(x) is sigmoid(-x), which keeps its digits when x is large.
-    per_sample = weights * torch.sigmoid(-beta * margin)
+    losses, noise_metrics = binary_losses(beta * margin, desirable, label_noise)
+    per_sample = weights * losses
     preference = per_sample.sum() if variant == "reference" else per_sample.mean()
     anchor = anchor_loss(policy, desirable, reduce, reference)
     metrics = binary_metrics(sample_logps, log_ratio, desirable, weights, beta, z0)
-    metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
+    metrics |= noise_metrics | {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
     return ObjectiveOutput(loss, per_sample, weights, metrics)
 
@@ -137,6 +146,7 @@ def _check_apo_settings(
     kl_min: float,
     kl_max: float,
     anchor_weight: float,
+    label_noise: str,
     variant: str,
 ) -> None:
     check_settings(beta, anchor_weight)
@@ -150,6 +160,9 @@ def _check_apo_settings(
         raise RoboprefError(f"kl_min must not exceed kl_max, got [{kl_min}, {kl_max}].")
     if variant not in ("default", "reference"):
         raise RoboprefError(f"the APO variants are 'default' and 'reference', not {variant!r}.")
+    check_label_noise(label_noise)
+    if variant == "reference" and label_noise != "none":
+        raise RoboprefError("the reference variant is the public trainer's arithmetic, which knows no label noise.")
 
 
 @register_objective("apo")
@@ -161,10 +174,11 @@ def make_apo(
     kl_min: float = -5.0,
     kl_max: float = 5.0,
     anchor_weight: float = 0.0,
+    label_noise: LabelNoise = "none",
     variant: Variant = "default",
 ) -> Objective:
     """APO for the trainer."""
-    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, variant)
+    _check_apo_settings(beta, beta_desirable, beta_undesirable, kl_min, kl_max, anchor_weight, label_noise, variant)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
         if inputs.reference_logps is None or inputs.policy_kl_logps is None or inputs.reference_kl_logps is None:
@@ -182,6 +196,7 @@ def make_apo(
             kl_min=kl_min,
             kl_max=kl_max,
             anchor_weight=anchor_weight,
+            label_noise=label_noise,
             reduce=inputs.reduce,
             variant=variant,
         )

@@ -26,7 +26,8 @@ class ObjectiveInputs:
     Log-probabilities are per token, [B, L], zeros where masked; the last column is the stop token's. The ``kl`` pair
     scores the mismatched action a' that estimates the KL term, the ``rejected`` pair the action that the labelled one
     is preferred to. The reference's and the pairs' are ``None`` for objectives that do not ask for them.
-    ``sample_weights`` [B] are those of the samples' steps; ``None``: 1 each.
+    ``sample_weights`` [B] are those of the samples' steps; ``None``: 1 each. ``preferred`` [B] says which pairs are
+    preferences; ``None``: all.
     """
 
     policy_logps: Tensor
@@ -38,6 +39,7 @@ class ObjectiveInputs:
     policy_rejected_logps: Tensor | None = None
     reference_rejected_logps: Tensor | None = None
     sample_weights: Tensor | None = None
+    preferred: Tensor | None = None
     reduce: Reduce | None = None
 
 
@@ -64,6 +66,8 @@ class Objective:
         contrast: the second action that is scored at each observation when there is a reference: a mismatched one for
             the KL estimate; the rejected one of a pair, recorded, or a sample of the reference where there is none; one
             that is always sampled; or none. Those of pairs get gradients.
+        min_pair_distance: how far apart, in normalised action units, a person's action and the policy's recorded
+            proposal have to be for their pair to be a preference (``StepDataset.pair_distance``); 0: any distance.
         window: how many steps in a row are judged together, for objectives whose batches are pairs of windows; 0: none.
         credit: whose critic judges the recorded steps before training (``robopref.training.credit``); ``None``: none.
         condition_dropout: the share of samples that are read without what the critic says of them.
@@ -76,6 +80,7 @@ class Objective:
     own_prefix_kl: bool = False
     mixture: Callable[[NDArray[Any]], Mixture] | None = None
     contrast: Literal["mismatched", "rejected", "sampled", "none"] = "mismatched"
+    min_pair_distance: float = 0.0
     window: int = 0
     credit: Literal["habc", "recap"] | None = None
     condition_dropout: float = 0.0

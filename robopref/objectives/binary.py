@@ -1,11 +1,57 @@
-"""What the objectives on binary labels share: the anchor, the KL estimate, and the metrics by TRL's names."""
+"""What the objectives on binary labels share: the anchor, the KL estimate, label noise, and metrics by TRL's names.
+
+Label noise: a takeover without a reason makes steps undesirable that were not. With s_i = sigmoid(beta (z0 - r_i)) the
+probability, under the present policy, that the undesirable label of sample i is right, and eta its prior,
+
+    E:  w_i = s_i eta / (s_i eta + (1 - s_i) (1 - eta)) = sigmoid(beta (z0 - r_i) + log(eta / (1 - eta)))
+    M:  a gradient step on l_i = w_i (1 - s_i) + (1 - w_i) s_i, with w_i held
+
+eta is 0.9 throughout: an objective is a function of its batch and keeps nothing from one to the next. Desirable
+samples, which a person drove or which succeeded, are trusted. The form is this project's.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from robopref.errors import RoboprefError
 from robopref.objectives.base import Reduce
+
+LabelNoise = Literal["none", "em"]
+LABEL_PRIOR = 0.9
+"""How likely an undesirable label is to be right, before anything is known of its sample."""
+
+
+def check_label_noise(label_noise: str) -> None:
+    """See that it is a choice that there is.
+
+    Raises:
+        RoboprefError: it is not.
+    """
+    if label_noise not in ("none", "em"):
+        raise RoboprefError(f"label_noise is 'none' or 'em', not {label_noise!r}.")
+
+
+def binary_losses(scaled_margin: Tensor, desirable: Tensor, label_noise: LabelNoise) -> tuple[Tensor, dict[str, float]]:
+    """The losses [B] of samples before their weights, and metrics of the label noise where it is estimated.
+
+    Args:
+        scaled_margin: beta (r - z0) [B] of desirable samples, beta (z0 - r) of undesirable ones.
+        desirable: bool [B].
+        label_noise: "none": the loss is 1 - sigmoid(scaled margin). "em": that of undesirable samples is l_i as above.
+    """
+    # 1 - sigmoid(x) is sigmoid(-x), which keeps its digits when x is large.
+    missed = torch.sigmoid(-scaled_margin)
+    if label_noise == "none":
+        return missed, {}
+    trust = torch.sigmoid(scaled_margin.detach() + math.log(LABEL_PRIOR / (1 - LABEL_PRIOR)))
+    doubted = trust * missed + (1 - trust) * torch.sigmoid(scaled_margin)
+    metrics = {} if desirable.all() else {"label_trust/undesirable": trust[~desirable].mean().item()}
+    return torch.where(desirable, missed, doubted), metrics
 
 
 def kl_estimate(policy_kl_logps: Tensor, reference_kl_logps: Tensor, reduce: Reduce | None) -> Tensor:

@@ -8,6 +8,11 @@ arXiv 2305.18290, equation 7:
 Where the human drives, a+ is the executed action and a- what the policy proposed at that very observation. Elsewhere
 (demonstrations) there is no pair, and a- is sampled from the frozen reference at the same observation, as in self-play
 fine-tuning (Chen et al., ICML 2024, arXiv 2401.01335). The APO paper samples negatives too and does not publish how.
+
+With ``min_pair_distance`` D > 0 a recorded pair is a preference only where d = mean_j |a+_j - a-_j| >= D, j over the
+dimensions of normalised actions in [-1, 1]: nearer than that the person and the policy agree, and l = 0. The anchor
+keeps the sample, and no negative is sampled in its place. The mean is over all samples still, so that the other pairs
+weigh what they did.
 """
 
 from __future__ import annotations
@@ -27,7 +32,13 @@ from robopref.objectives.base import (
     register_objective,
 )
 from robopref.objectives.binary import anchor_loss
-from robopref.objectives.pairwise import bradley_terry, pair_logps, pair_metrics
+from robopref.objectives.pairwise import (
+    bradley_terry,
+    check_pair_distance,
+    pair_logps,
+    pair_metrics,
+    preferred_weights,
+)
 
 
 def dpo_loss(
@@ -38,6 +49,7 @@ def dpo_loss(
     *,
     beta: float = 0.1,
     anchor_weight: float = 0.0,
+    preferred: Tensor | None = None,
     reduce: Reduce | None = None,
 ) -> ObjectiveOutput:
     """The DPO loss of a batch of B pairs with L token log-probabilities each; the mean over the batch.
@@ -49,6 +61,8 @@ def dpo_loss(
         reference_rejected_logps: the same under the reference [B, L].
         beta: inverse temperature of the log ratio.
         anchor_weight: times the mean token negative log-likelihood of the preferred actions, added to the loss.
+        preferred: bool [B], which pairs are preferences; the others have the loss 0, and only the anchor learns from
+            them. Default: all.
         reduce: mean over ranks with equally many pairs.
 
     Raises:
@@ -65,26 +79,35 @@ def dpo_loss(
     check_batch(logps, chosen)
     policy, reference, rejected, reference_rejected = logps.values()
     ratio, rejected_ratio = (policy - reference).sum(dim=1), (rejected - reference_rejected).sum(dim=1)
-    per_sample = bradley_terry(ratio, rejected_ratio, beta)
+    weights = preferred_weights(preferred, ratio)
+    per_sample = weights * bradley_terry(ratio, rejected_ratio, beta)
     preference = per_sample.mean()
     anchor = anchor_loss(policy, chosen, reduce, reference)
-    metrics = pair_metrics(policy.sum(dim=1), rejected.sum(dim=1), ratio, rejected_ratio, beta)
+    metrics = pair_metrics(policy.sum(dim=1), rejected.sum(dim=1), ratio, rejected_ratio, beta, preferred)
     metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
-    return ObjectiveOutput(loss, per_sample, torch.ones_like(per_sample), metrics)
+    return ObjectiveOutput(loss, per_sample, weights, metrics)
 
 
 @register_objective("dpo")
-def make_dpo(*, beta: float = 0.1, anchor_weight: float = 0.0) -> Objective:
+def make_dpo(*, beta: float = 0.1, anchor_weight: float = 0.0, min_pair_distance: float = 0.0) -> Objective:
     """DPO for the trainer."""
     check_settings(beta, anchor_weight)
+    check_pair_distance(min_pair_distance)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
         return dpo_loss(
             *pair_logps(inputs, "DPO"),
             beta=beta,
             anchor_weight=anchor_weight,
+            preferred=inputs.preferred,
             reduce=inputs.reduce,
         )
 
-    return Objective("dpo", compute, contrast="rejected", mixture=lambda labels: Mixture(DESIRABLE_SHARES))
+    return Objective(
+        "dpo",
+        compute,
+        contrast="rejected",
+        mixture=lambda labels: Mixture(DESIRABLE_SHARES),
+        min_pair_distance=min_pair_distance,
+    )

@@ -21,7 +21,14 @@ from robopref.objectives.base import (
     promoted,
     register_objective,
 )
-from robopref.objectives.binary import anchor_loss, binary_metrics, kl_estimate
+from robopref.objectives.binary import (
+    LabelNoise,
+    anchor_loss,
+    binary_losses,
+    binary_metrics,
+    check_label_noise,
+    kl_estimate,
+)
 
 
 def kto_loss(
@@ -33,6 +40,7 @@ def kto_loss(
     *,
     beta: float = 0.1,
     anchor_weight: float = 0.0,
+    label_noise: LabelNoise = "none",
     reduce: Reduce | None = None,
 ) -> ObjectiveOutput:
     """The KTO loss of a batch; the arguments are those of ``apo_loss``, every weight is 1.
@@ -47,25 +55,27 @@ def kto_loss(
         "reference_kl_logps": promoted(reference_kl_logps).detach(),
     }
     check_settings(beta, anchor_weight)
+    check_label_noise(label_noise)
     check_batch(logps, desirable)
     policy, reference, policy_kl, reference_kl = logps.values()
     log_ratio = (policy - reference).sum(dim=1)
     z0 = kl_estimate(policy_kl, reference_kl, reduce).clamp(min=0)
     margin = torch.where(desirable, log_ratio - z0, z0 - log_ratio)
-    per_sample = torch.sigmoid(-beta * margin)
+    per_sample, noise_metrics = binary_losses(beta * margin, desirable, label_noise)
     weights = torch.ones_like(per_sample)
     preference = per_sample.mean()
     anchor = anchor_loss(policy, desirable, reduce, reference)
     metrics = binary_metrics(policy.sum(dim=1), log_ratio, desirable, weights, beta, z0)
-    metrics |= {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
+    metrics |= noise_metrics | {"loss/preference": preference.item(), "loss/anchor": anchor.item()}
     loss = preference + anchor_weight * anchor if anchor_weight else preference
     return ObjectiveOutput(loss, per_sample, weights, metrics)
 
 
 @register_objective("kto")
-def make_kto(*, beta: float = 0.1, anchor_weight: float = 0.0) -> Objective:
+def make_kto(*, beta: float = 0.1, anchor_weight: float = 0.0, label_noise: LabelNoise = "none") -> Objective:
     """KTO for the trainer."""
     check_settings(beta, anchor_weight)
+    check_label_noise(label_noise)
 
     def compute(inputs: ObjectiveInputs) -> ObjectiveOutput:
         if inputs.reference_logps is None or inputs.policy_kl_logps is None or inputs.reference_kl_logps is None:
@@ -78,6 +88,7 @@ def make_kto(*, beta: float = 0.1, anchor_weight: float = 0.0) -> Objective:
             inputs.desirable,
             beta=beta,
             anchor_weight=anchor_weight,
+            label_noise=label_noise,
             reduce=inputs.reduce,
         )
 

@@ -164,6 +164,11 @@ def _looks() -> dict[str, dict[int, dict[str, str]]]:
 
 def _rule_text(rule: LabelingRule) -> str:
     text = f"the policy's {rule.window} steps right before each takeover are undesirable"
+    if rule.failure_point == "progress":
+        text = (
+            "the policy's steps since the reward was last improved on are undesirable where a takeover follows, "
+            f"{rule.window} at most"
+        )
     if rule.include_policy_steps == "autonomous_success":
         text += "; its own steps in an unaided success count as expert"
     return text

@@ -95,6 +95,11 @@ class StepDataset:
         )
         # Compared with what the greedy tokens decode to, hence in normalised units.
         self.normalized_actions = np.clip(normalized, -1, 1)
+        wanted = np.clip(policy.norm_stats.normalize(proposals[self.has_pair]), -1, 1)
+        self.pair_distance = np.full(len(self), np.inf)
+        """Distances [N] of the policy's proposal from the human's action, mean over dimensions, in normalised units (0
+        to 2); infinite where no pair was recorded. Of a chunk, that of its first action."""
+        self.pair_distance[self.has_pair] = np.abs(self.normalized_actions[self.has_pair] - wanted).mean(axis=1)
 
     def __len__(self) -> int:
         return len(self.step)

@@ -230,7 +230,10 @@ class Trainer:
         for leaf in leaves.values():
             leaf.requires_grad_()
         weights = self.dataset.credit.weights[indices]
-        output = self.objective(self._inputs(columns, labels, weights))
+        distance = self.objective.min_pair_distance
+        # Where no proposal was recorded nobody can say that the two agree, and the pair counts.
+        preferred = self.dataset.pair_distance[indices] >= distance if distance else None
+        output = self.objective(self._inputs(columns, labels, weights, preferred))
         if not bool(torch.isfinite(output.loss)):  # the same on every rank: each saw the global batch
             raise RoboprefError(
                 f"the loss is {output.loss.item()} at step {self.step}: lower the learning rate "
@@ -262,6 +265,7 @@ class Trainer:
         columns: Mapping[str, Any],
         labels: np.ndarray[Any, np.dtype[np.int64]],
         weights: np.ndarray[Any, Any] | None = None,
+        preferred: np.ndarray[Any, Any] | None = None,
     ) -> ObjectiveInputs:
         kind = "rejected" if self.composer.rejecting else "kl"
         second: dict[str, Any] = {
@@ -276,6 +280,7 @@ class Trainer:
             sample_weights=None
             if weights is None
             else torch.as_tensor(weights, device=self.accelerator.device).float(),
+            preferred=None if preferred is None else torch.as_tensor(preferred, device=self.accelerator.device),
             **second,
         )
 
