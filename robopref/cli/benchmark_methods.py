@@ -66,10 +66,10 @@ METHODS: Mapping[str, Method] = {
     ),
     "dpo-distance": Method(
         "dpo without the pairs in which operator and policy agree", "dpo",
-        settings={**_SUCCESS, "min_pair_distance": 0.2},
+        settings={**_SUCCESS, "min_pair_distance": 0.4},
     ),
     "paired-takeover-distance": Method(
-        "paired-takeover without them", "paired-takeover", settings={**_SUCCESS, "min_pair_distance": 0.2}
+        "paired-takeover without them", "paired-takeover", settings={**_SUCCESS, "min_pair_distance": 0.4}
     ),
     "apo-beta-1": Method("apo with beta 1", "apo", settings={**_SUCCESS, "beta": 1.0}),
 }  # fmt: skip
