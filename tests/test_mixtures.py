@@ -22,7 +22,7 @@ from robopref.objectives import (
     iwr_mixture,
     sirius_mixture,
 )
-from robopref.policies.compact import CompactPolicy
+from robopref.policies.compact import CompactPolicy, build_compact_policy
 from robopref.sampling import BalancedSampler
 from robopref.store.store import EpisodeStore
 from robopref.training.dataset import StepDataset
@@ -199,10 +199,30 @@ def test_from_scratch_keeps_nothing_of_the_base_but_its_architecture(recorded, t
     assert max(moved) > 0.1
 
 
-def test_from_scratch_needs_an_objective_without_a_reference(recorded, tmp_path):
-    with pytest.raises(RoboprefError, match="apo compares with the policy it starts from"):
-        refine(recorded, tmp_path / "r", "apo", from_scratch=True)
-    assert not (tmp_path / "r").exists()
+def test_from_scratch_the_deployed_policy_stays_the_reference(recorded, tmp_path):
+    assert refine(recorded, tmp_path / "r", "apo", from_scratch=True)
+    base, fresh = CompactPolicy.load(recorded / "base"), CompactPolicy.load(tmp_path / "r" / "policy")
+    assert fresh.norm_stats.to_json() == base.norm_stats.to_json()  # both speak of the same actions
+    moved = [(a - b).abs().max() for a, b in zip(base.parameters(), fresh.parameters(), strict=True) if a.ndim > 1]
+    assert max(moved) > 0.1  # six small steps move a weight by a few thousandths
+    first = json.loads((tmp_path / "r" / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["rewards/chosen"] != 0  # at step 1 a policy that is its own reference has rewards of exactly zero
+
+
+def test_a_policy_that_begins_anew_keeps_its_answers_in_the_reference():
+    rng = np.random.default_rng(0)
+    states = {"proprio": rng.normal(size=(50, 4)).astype(np.float32)}
+    policy = build_compact_policy(("proprio",), states, rng.uniform(-1, 1, (50, 4)), {}, 0, 16)
+    tokens = torch.randint(1, 257, (50, 4))
+    before = policy.action_logits(policy.encode(states, ["go"] * 50), tokens)
+    elsewhere = {"proprio": states["proprio"] * 3 + 1}
+    policy.begin_anew(elsewhere, seed=1)
+    with policy.reference():
+        kept = policy.action_logits(policy.encode(states, ["go"] * 50), tokens)
+    assert torch.equal(before, kept)
+    assert not torch.allclose(before, policy.action_logits(policy.encode(states, ["go"] * 50), tokens))
+    assert torch.allclose(policy.network.vector_mean, torch.as_tensor(elsewhere["proprio"].mean(axis=0)), atol=1e-5)
+    assert policy.has_reference
 
 
 def test_steps_that_are_drawn():

@@ -40,6 +40,7 @@ METHODS: Mapping[str, Method] = {
     "bc-success": Method("the same, and unaided successes", "bc", settings=_SUCCESS),
     "bc-scratch": Method("cloning demonstrations and corrections, from scratch", "bc", from_scratch=True),
     "bc-success-scratch": Method("the same, and unaided successes, from scratch", "bc", True, _SUCCESS),
+    "apo-scratch": Method("APO from scratch, the base its reference", "apo", True, _SUCCESS),
     "dpo": Method("DPO on pairs of the same state, with the anchor", "dpo", settings=_SUCCESS),
     "dagger": Method("cloning every recorded step", "dagger"),
     "hg-dagger": Method("cloning demonstrations and corrections as they come", "hg-dagger"),

@@ -63,8 +63,8 @@ class Refine:
     include_policy_steps: Literal["none", "autonomous_success"] | None = None
     """Policy steps that are learned from like demonstrations; unset takes what was stored, else none."""
     from_scratch: bool = False
-    """Start from fresh weights of the policy's architecture, normalised anew: for objectives that only clone. Give it
-    the steps of the base training and of the refinement together, for a fair comparison."""
+    """Start from fresh weights of the policy's architecture, normalised anew; the policy that was deployed stays the
+    reference. Give it the steps of the base training and of the refinement together, for a fair comparison."""
     beta: float = 0.1
     anchor_weight: float = 1.0
     """Weight of the negative log-likelihood of the desirable samples; 0 for large pretrained policies."""
@@ -138,11 +138,6 @@ def run_refine(config: Refine) -> bool:
     }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
     objective = get_objective(config.objective, **keep)
-    if config.from_scratch and objective.needs_reference:
-        raise RoboprefError(
-            f"{config.objective} compares with the policy it starts from, so it cannot start from scratch: "
-            f"use an objective that clones (bc, dagger, hg-dagger, iwr, sirius, habc, recap)."
-        )
     if config.precompute_reference and config.reference_cache is None:
         raise RoboprefError("--precompute-reference fills a reference cache: name its directory (--reference-cache).")
     _refuse_discrete((*config.demos, *config.interactions))
@@ -209,7 +204,7 @@ def run_refine(config: Refine) -> bool:
         "policy_id": policy_id(config.policy, config.vla),
     }
     if config.from_scratch:
-        policy = _from_scratch(config, policy, data.episodes, labels, mixture)
+        policy = _from_scratch(config, policy, data.episodes, labels, mixture, objective.needs_reference)
         recipe["from_scratch"] = True
     if objective.credit is not None:
         recipe["credit"] = config.credit
@@ -257,9 +252,14 @@ def _pair_counts(dataset: StepDataset, distance: float) -> dict[str, Any]:
 
 
 def _from_scratch(
-    config: Refine, policy: Any, episodes: Sequence[Episode], labels: Sequence[NDArray[Any]], mixture: Mixture
+    config: Refine,
+    policy: Any,
+    episodes: Sequence[Episode],
+    labels: Sequence[NDArray[Any]],
+    mixture: Mixture,
+    needs_reference: bool,
 ) -> CompactPolicy:
-    """Fresh weights, and the statistics of the steps that are learned from."""
+    """Fresh weights, and the statistics of the steps that are learned from; the base stays the reference."""
     import numpy as np
 
     from robopref.policies.compact import CompactPolicy, untrained_copy
@@ -269,10 +269,16 @@ def _from_scratch(
         raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
     check_same_kind(episodes, policy.observation_keys)
     drawn = [mixture.drawn(steps) for steps in labels]
-    vectors = policy.network.vector_inputs
+    observations: dict[str, NDArray[Any]] = {
+        key: np.concatenate([e.observation[key][d] for e, d in zip(episodes, drawn, strict=True)])
+        for key in policy.network.vector_inputs
+    }
+    if needs_reference:
+        policy.begin_anew(observations, config.seed)
+        return policy
     return untrained_copy(
         policy,
-        {key: np.concatenate([e.observation[key][d] for e, d in zip(episodes, drawn, strict=True)]) for key in vectors},
+        observations,
         np.concatenate([e.action[d] for e, d in zip(episodes, drawn, strict=True)]),
         config.seed,
     )

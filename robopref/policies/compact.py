@@ -134,6 +134,22 @@ class CompactPolicy(ActsInChunks, nn.Module):
         """Make the present weights the reference."""
         self.__dict__["_reference"] = copy.deepcopy(self.network).eval().requires_grad_(False)
 
+    @property
+    def has_reference(self) -> bool:
+        """Whether a reference is frozen."""
+        return self.__dict__["_reference"] is not None
+
+    def begin_anew(self, observations: Mapping[str, NDArray[Any]], seed: int) -> None:
+        """Make the present weights the reference, and go on from fresh ones, normalised by observations [N, ...].
+
+        Actions keep their normalisation and tokens, so that both policies speak of the same actions.
+        """
+        self.freeze_reference()
+        torch.manual_seed(seed)
+        tokens = self.tokenizer.action_tokens(self.architecture.action_size)
+        self.network = CompactNetwork(self.architecture, tokens, self.tokenizer.variable_length).to(self.device)
+        _fit_statistics(self.network, observations)
+
     def drop_reference(self) -> None:
         """Free the frozen reference: for trainers that have all of its answers."""
         self.__dict__["_reference"] = None
@@ -255,9 +271,7 @@ def build_compact_policy(
         inputs=tuple(inputs), action_size=actions.shape[1], bins=tokenizer.bins, width=width, **sizes
     )
     policy = CompactPolicy(architecture, NormStats.from_actions(actions), tokenizer, tasks)
-    vectors = [torch.as_tensor(observations[name]) for name in policy.network.vector_inputs]
-    if vectors:
-        policy.network.fit_vector_statistics(vectors)
+    _fit_statistics(policy.network, observations)
     return policy
 
 
@@ -267,7 +281,12 @@ def untrained_copy(
     """A policy of the same architecture with fresh weights, normalised by observations [N, ...] and actions [N, A]."""
     torch.manual_seed(seed)
     fresh = CompactPolicy(policy.architecture, NormStats.from_actions(actions), policy.tokenizer, policy.tasks)
-    vectors = [torch.as_tensor(observations[name]) for name in fresh.network.vector_inputs]
-    if vectors:
-        fresh.network.fit_vector_statistics(vectors)
+    _fit_statistics(fresh.network, observations)
     return fresh
+
+
+def _fit_statistics(network: CompactNetwork, observations: Mapping[str, NDArray[Any]]) -> None:
+    """Standardise by the observations [N, ...] what the network reads as vectors."""
+    vectors = [torch.as_tensor(observations[name]) for name in network.vector_inputs]
+    if vectors:
+        network.fit_vector_statistics(vectors)

@@ -113,7 +113,8 @@ class Trainer:
             policy.instruction_suffix = ""  # in training each sample brings its own
         if not self._sharded:  # else each piece goes there as it is cut: the whole may be too large
             policy.to(accelerator.device)
-        if objective.needs_reference and (reference_cache is None or len(self._uncached())):
+        brings_one = getattr(policy, "has_reference", False)  # of before it began anew
+        if objective.needs_reference and not brings_one and (reference_cache is None or len(self._uncached())):
             policy.freeze_reference()
         bare = TrainingForward(policy)
         if config.compile:
