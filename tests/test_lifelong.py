@@ -74,6 +74,16 @@ def test_each_round_deploys_and_refines_the_policy_of_the_last(started):
     assert "<svg" in (run / "rounds.svg").read_text()
 
 
+def test_a_round_may_begin_from_fresh_weights(started, tmp_path):
+    from robopref.policies.compact import CompactPolicy
+
+    assert run_lifelong(settings(started, tmp_path / "run", rounds=1, from_scratch=True))
+    refined = CompactPolicy.load(round_directory(tmp_path / "run", 1) / "refine" / "policy")
+    before = CompactPolicy.load(started / "base")
+    moved = max((a - b).abs().max() for a, b in zip(before.parameters(), refined.parameters(), strict=True))
+    assert moved > 0.1  # three small steps move a weight by a few thousandths
+
+
 def test_rates_come_with_their_intervals(started):
     first = read_json(started / "run" / "rounds.json")["rounds"][1]
     assert first["takeover_rate"]["n"] == 1

@@ -57,6 +57,8 @@ class Lifelong:
     include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
     """Policy steps that are learned from like demonstrations: those of unaided successes, or none."""
     anchor_weight: float = 1.0
+    from_scratch: bool = False
+    """Begin each round from fresh weights (the reference is the deployed policy all the same); of a compact policy."""
     steps: int = 1000
     """Optimiser steps of each round."""
     batch_size: int = 64
@@ -192,6 +194,7 @@ def _refinement(config: Lifelong, number: int) -> Refine:
         round_directory(config.out, number) / "refine",
         config.objective,
         include_policy_steps=config.include_policy_steps,
+        from_scratch=config.from_scratch,
         anchor_weight=config.anchor_weight,
         steps=config.steps,
         batch_size=config.batch_size,
