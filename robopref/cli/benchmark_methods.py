@@ -41,6 +41,7 @@ METHODS: Mapping[str, Method] = {
     "bc-scratch": Method("cloning demonstrations and corrections, from scratch", "bc", from_scratch=True),
     "bc-success-scratch": Method("the same, and unaided successes, from scratch", "bc", True, _SUCCESS),
     "apo-scratch": Method("APO from scratch, the base its reference", "apo", True, _SUCCESS),
+    "apo-demos-only-scratch": Method("the same without unaided successes", "apo", True),
     "dpo": Method("DPO on pairs of the same state, with the anchor", "dpo", settings=_SUCCESS),
     "dagger": Method("cloning every recorded step", "dagger"),
     "hg-dagger": Method("cloning demonstrations and corrections as they come", "hg-dagger"),
