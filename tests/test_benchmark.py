@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from robopref.cli import benchmark_cell
 from robopref.cli.benchmark import RESULTS, Benchmark, plan, run_benchmark
-from robopref.cli.benchmark_cell import Evaluation
-from robopref.cli.benchmark_methods import METHODS, check_methods
+from robopref.cli.benchmark_cell import Evaluation, run_cell
+from robopref.cli.benchmark_methods import METHODS, Method, check_methods
+from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_report import report_benchmark
 from robopref.cli.benchmark_results import read_benchmark
 from robopref.cli.run_directory import read_json
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.store.store import EpisodeStore
+from robopref.trajectory import Outcome
 
 TINY = {"preset": "smoke", "demos": 1, "episodes": 2, "evaluation_episodes": 2, "train_steps": 6, "refine_steps": 4,
         "batch_size": 8, "workers": 2}  # fmt: skip
@@ -85,6 +89,8 @@ def test_going_on_adds_what_is_asked_for_and_keeps_the_rest(finished):
     assert {path: after[path] for path in before} == before
     assert {path.relative_to(finished).parts[4] for path in set(after) - set(before)} == {"apo"}
     assert ("push", 0, "apo") in evaluations(finished)
+    assert run_benchmark(settings(finished, resume=True))  # of reach alone; what there is of push stays
+    assert ("push", 0, "apo") in evaluations(finished)
     with pytest.raises(RoboprefError, match="evaluation_episodes"):
         run_benchmark(settings(finished, evaluation_episodes=3, resume=True))
 
@@ -104,6 +110,10 @@ def test_a_changed_scene_and_a_policy_of_all_tasks(tmp_path):
     here = tmp_path / "run"
     refined = read_json(here / "pretrained" / "seed-0" / "push" / "bc" / "config.json")["config"]
     assert [path.rsplit("/", 1)[1] for path in refined["demos"]] == ["push"]  # the other tasks' are not at hand
+    with pytest.raises(RoboprefError, match="was trained on push, reach"):
+        run_benchmark(
+            settings(here, regimes=("pretrained",), methods=("bc",), tasks=("reach", "window-open"), resume=True)
+        )
     deployed = here / "perturbed" / "seed-0" / "reach" / "reach" / "interactions"
     assert read_json(deployed / "summary.json")["perturb"] == ["position"]
 
@@ -138,6 +148,52 @@ def test_what_cannot_be_refined_is_said_and_the_base_is_kept(tmp_path):
     assert {key[2] for key in evaluations(tmp_path / "run")} == {"base"}
 
 
+@pytest.mark.slow
+def test_a_method_that_fails_does_not_keep_the_others_from_running(tmp_path, monkeypatch):
+    wrong = Method("a window that there is not", "bc", settings={"window": -1})
+    monkeypatch.setattr(benchmark_cell, "METHODS", {**METHODS, "bc": wrong})
+    (cell,) = plan(settings(tmp_path))
+    with pytest.raises(RoboprefError, match=r"^bc on reach: the window"):
+        run_cell(cell)
+    assert [e.method for e in cell.evaluations() if cell.finished(e)] == ["base", "bc-scratch"]
+
+
+@pytest.mark.slow
+def test_results_of_a_name_that_meant_something_else_are_not_mixed_in(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    (cell,) = plan(settings(tmp_path / "run"))
+    assert run_cell(cell)
+    monkeypatch.setattr(benchmark_cell, "METHODS", {**METHODS, "bc": replace(METHODS["bc"], settings={"window": 5})})
+    with pytest.raises(RoboprefError, match="refined when bc had other settings"):
+        run_cell(cell)
+
+
+@pytest.mark.slow
+def test_nobody_learns_from_an_episode_that_a_crash_cut_off(finished):
+    (cell,) = plan(settings(finished, methods=("hg-dagger",)))
+    store = EpisodeStore.open(cell.interactions("reach"))
+    whole = store.episode_ids()
+    first = store.read(whole[0])
+    store.add(replace(first, info=replace(first.info, episode_id="", outcome=Outcome.ABORTED)))
+    assert len(store) == 3
+    assert run_cell(cell)
+    assert store.episode_ids() == whole
+    assert len(list((store.path / "discarded").glob("*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_run_in_one_cell(tmp_path):
+    import fcntl
+
+    (cell,) = plan(settings(tmp_path))
+    cell.directory.mkdir(parents=True)
+    with (cell.directory / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        ((_, why),) = run_cells([cell], workers=1, should_stop=lambda: False, every_second=lambda: None)
+    assert "another process is still running" in why
+    assert not (cell.directory / "demos").exists()
+
+
 def test_the_presets_have_what_they_promise(tmp_path):
     cells = plan(Benchmark(tmp_path, "full"))
     assert len({cell.tasks for cell in cells}) >= 6
@@ -167,6 +223,7 @@ def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
         ({"first_seed": -1}, "--first-seed"),
         ({"evaluation_episodes": 0}, "--evaluation-episodes is at least 1"),
         ({"regimes": ()}, "at least one of the regimes"),
+        ({"workers": -1}, "--workers is at least 1"),
         ({"refined_tasks": ("push",)}, "--refined-tasks"),
         ({"recipe": "iwr"}, "--recipe"),
     ],

@@ -3,7 +3,7 @@ import pytest
 from benchmark_episodes import TASKS, WON, episodes, made, table
 
 from robopref.errors import RoboprefError
-from robopref.evaluation.benchmark_scores import score_methods, score_regime, views
+from robopref.evaluation.benchmark_scores import score_methods, views
 from robopref.evaluation.statistics import Rate, paired_bootstrap_difference
 
 
@@ -120,11 +120,22 @@ def test_other_tasks_and_other_scenes_are_scores_of_their_own():
     mixed = table(rows)
     assert views(mixed, "one-round") == (("same", "original"),)
     assert views(mixed, "perturbed") == (("same", "original"), ("same", "perturbed"))
-    same, other = score_regime(mixed, "pretrained")
+    same, other = (score_methods(mixed, "pretrained", evaluated=e, scene=s) for e, s in views(mixed, "pretrained"))
     assert (same.evaluated, other.evaluated) == ("same", "others")
     assert same.row("apo").interquartile_mean.value == pytest.approx(0.75)
     assert other.row("apo").interquartile_mean.value == pytest.approx(4 / 8)
     assert other.row("bc").tasks["push"] == Rate.of(3, 24)
     assert other.row("apo").over_base.value == pytest.approx(0.25)
     assert other.view == "regime pretrained, evaluated on other tasks in the original scene"
-    assert [s.scene for s in score_regime(mixed, "perturbed", n_resamples=10)] == ["original", "perturbed"]
+
+
+def test_an_evaluation_that_is_not_on_all_tasks_yet_does_not_count():
+    rows = []
+    for method in ("base", "apo"):
+        for seed in range(2):
+            for on in ("drawer", "window"):
+                if (method, seed, on) != ("apo", 1, "window"):  # stopped before it
+                    rows += episodes(method, TASKS[0], seed, 1, regime="pretrained", on=on)
+    scores = score_methods(table(rows), "pretrained", evaluated="others")
+    assert scores.seeds == (0,)
+    assert scores.dropped_seeds == (1,)

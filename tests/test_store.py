@@ -243,6 +243,18 @@ def test_discarded_episodes_are_kept_apart(store: EpisodeStore) -> None:
     assert (store.path / "discarded" / f"{episode_id}.safetensors").is_file()
 
 
+def test_a_finished_episode_can_be_set_aside(store: EpisodeStore) -> None:
+    record(store)
+    record(store)
+    kept, unwanted = store.episode_ids()
+    store.set_aside(unwanted)
+    assert store.episode_ids() == [kept]
+    assert (store.path / "discarded" / f"{unwanted}.safetensors").is_file()
+    assert not store.verify()
+    with pytest.raises(RoboprefError, match="no finished episode"):
+        store.set_aside(unwanted)
+
+
 def test_amendments_are_kept(store: EpisodeStore) -> None:
     writer = store.begin(INFO)
     writer.append(make_step(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from robopref.cli.benchmark_cell import Budget, Cell, Regime
 from robopref.cli.benchmark_methods import check_methods
 from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_report import report_benchmark
-from robopref.cli.benchmark_results import gather, read_benchmark, write_results
+from robopref.cli.benchmark_results import gather, keep_earlier, read_benchmark, write_results
 from robopref.cli.console import console, progress_bar, say
 from robopref.cli.episodes import check_task
 from robopref.cli.interrupt import graceful_interrupt
@@ -45,7 +46,7 @@ PRESETS = {
         ("assembly", "bin-picking", "hammer", "peg-insert-side", "pick-place", "push"),
         _COMPARED,
         5,
-        Budget(20, 2000, 1000, 128, 1e-3, 60, 100),
+        Budget(20, 2000, 3000, 128, 1e-3, 60, 100),
     ),
     "small": Preset(
         ("assembly", "bin-picking", "peg-insert-side"),
@@ -113,18 +114,26 @@ def run_benchmark(config: Benchmark) -> bool:
     """
     cells = plan(config)
     changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe")
-    start_run(config.out, "benchmark", config, resume=config.resume, changeable=changeable)
+    # The preset's numbers, too, so that a run never goes on with those of another version.
+    identity = {"budget": json.dumps(to_json(_budget(config)))}
+    start_run(config.out, "benchmark", config, resume=config.resume, identity=identity, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
     workers = config.workers or os.cpu_count() or 1
     say(f"{len(cells)} base policies, {len(evaluations)} evaluations, {workers} at once; each has a log.txt")
     started = time.monotonic()
-    with graceful_interrupt() as interrupt, progress_bar("benchmark", len(evaluations)) as progress:
+    with graceful_interrupt() as interrupt, progress_bar("benchmark", len(evaluations), 3600) as progress:
+        told = 0
 
         def count() -> None:
-            progress(sum(cell.finished(evaluation) for cell, evaluation in evaluations), len(evaluations))
+            nonlocal told
+            done = sum(cell.finished(evaluation) for cell, evaluation in evaluations)
+            progress(done, len(evaluations))
+            if not console.is_terminal and done > told:
+                told = done
+                say(f"{done} of {len(evaluations)} evaluations after {(time.monotonic() - started) / 60:.0f} minutes")
 
         failures = run_cells(cells, workers=workers, should_stop=interrupt, every_second=count)
-    rows = gather(cells)
+    rows = keep_earlier(config.out / RESULTS, gather(cells))
     if rows:
         about = {
             "config": to_json(config),
@@ -165,6 +174,8 @@ def plan(config: Benchmark) -> list[Cell]:
         raise RoboprefError(f"--recipe is one of the methods {', '.join(methods)}, got {config.recipe!r}.")
     if not config.regimes:
         raise RoboprefError("name at least one of the regimes one-round, perturbed and pretrained (--regimes).")
+    if config.workers < 0:
+        raise RoboprefError(f"--workers is at least 1, or 0 for one per core, got {config.workers}.")
     if config.refined_tasks and not set(config.refined_tasks) <= set(tasks):
         raise RoboprefError(f"--refined-tasks are some of the tasks {', '.join(tasks)}.")
     image = config.inputs == "image"
@@ -181,7 +192,7 @@ def plan(config: Benchmark) -> list[Cell]:
                 regime,
                 seed,
                 tasks,
-                config.refined_tasks or tasks,
+                tuple(dict.fromkeys(config.refined_tasks)) or tasks,
                 methods,
                 budget,
                 config.inputs,

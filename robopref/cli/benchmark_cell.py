@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from robopref.cli.benchmark_methods import BASE, METHODS
 from robopref.cli.collect import Collect, run_collect
@@ -20,10 +20,15 @@ from robopref.cli.refine import Refine, run_refine
 from robopref.cli.run_directory import read_json, write_json
 from robopref.cli.train import Train, run_train
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
+from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.store.store import EpisodeStore
+from robopref.trajectory import Outcome
 
 Regime = Literal["one-round", "perturbed", "pretrained"]
 ORIGINAL_SCENE, PERTURBED_SCENE = "original", "perturbed"
+_MADE = "made.json"
+"""How a method's policy was made; written last."""
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,30 @@ def run_cell(cell: Cell, should_stop: Callable[[], bool] = lambda: False) -> boo
     """Run what is not finished; returns False when it was stopped, to be gone on with by the same call.
 
     Raises:
-        RoboprefError: a stage cannot be run, such as a refinement from deployments without a takeover.
+        RoboprefError: a method could not be brought to an end, such as one that learns from takeovers where there were
+            none; the others are finished first. Or a stage that all of them need cannot be run.
     """
-    return all(not should_stop() and stage() for stage in _stages(cell))
+    if not all(not should_stop() and stage() for stage in _preparations(cell)):
+        return False
+    failures: dict[tuple[str, str], str] = {}
+    for evaluation in cell.evaluations():
+        what = evaluation.method, evaluation.task
+        if what in failures:
+            continue
+        try:
+            _check_made(cell, evaluation)
+            for stage in () if cell.finished(evaluation) else (_refine, _evaluate):
+                if should_stop() or not stage(cell, evaluation):
+                    return False
+        except RoboprefError as error:
+            failures[what] = str(error)
+    if failures:
+        raise RoboprefError("; ".join(f"{method} on {task}: {why}" for (method, task), why in failures.items()))
+    return True
 
 
-def _stages(cell: Cell) -> Iterator[Callable[[], bool]]:
+def _preparations(cell: Cell) -> Iterator[Callable[[], bool]]:
+    """What comes before the methods, as far as there is something to do."""
     if all(cell.finished(evaluation) for evaluation in cell.evaluations()):
         return
     for task in cell.base_tasks:
@@ -149,10 +172,6 @@ def _stages(cell: Cell) -> Iterator[Callable[[], bool]]:
         if PERTURBED_SCENE in cell.scenes():
             yield lambda task=task: _demonstrate(cell, task, PERTURBED_SCENE)  # type: ignore[misc]
         yield lambda task=task: _deploy(cell, task)  # type: ignore[misc]
-    for evaluation in cell.evaluations():
-        if not cell.finished(evaluation):
-            yield lambda evaluation=evaluation: _refine(cell, evaluation)  # type: ignore[misc]
-            yield lambda evaluation=evaluation: _evaluate(cell, evaluation)  # type: ignore[misc]
 
 
 def _demonstrate(cell: Cell, task: str, scene: str) -> bool:
@@ -172,6 +191,12 @@ def _demonstrate(cell: Cell, task: str, scene: str) -> bool:
 
 def _train_base(cell: Cell) -> bool:
     if (cell._base / "policy").exists():
+        trained_on = {Path(path).name for path in read_json(cell._base / "config.json")["config"]["demos"]}
+        if trained_on != set(cell.base_tasks):
+            raise RoboprefError(
+                f"the base policy in {cell._base} was trained on {', '.join(sorted(trained_on))}: ask for these tasks, "
+                f"or choose another --out."
+            )
         return True
     return run_train(
         Train(
@@ -189,7 +214,7 @@ def _train_base(cell: Cell) -> bool:
 
 
 def _deploy(cell: Cell, task: str) -> bool:
-    return run_collect(
+    finished = run_collect(
         Collect(
             str(cell._base),
             cell.interactions(task),
@@ -203,12 +228,20 @@ def _deploy(cell: Cell, task: str) -> bool:
             perturbation=cell.scenes().get(PERTURBED_SCENE, ORIGINAL),
         )
     )
+    # An episode that a crash cut off was played again, and nobody should learn from one layout twice.
+    store = EpisodeStore.open(cell.interactions(task))
+    for episode_id in store.episode_ids():
+        if finished and store.info(episode_id).outcome is Outcome.ABORTED:
+            store.set_aside(episode_id)
+    return finished
 
 
 def _refine(cell: Cell, evaluation: Evaluation) -> bool:
     """Make the policy that is evaluated, unless it is there, and note how long that took."""
     out = cell.policy(evaluation)
-    if evaluation.method == BASE or (out / "seconds.json").exists():
+    if evaluation.method == BASE:
+        return True
+    if (out / _MADE).exists():
         return True
     method = METHODS[evaluation.method]
     steps = cell.budget.refine_steps + (cell.budget.train_steps if method.from_scratch else 0)
@@ -232,14 +265,32 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
     )
     if finished:
         (out / "state.pt").unlink()  # the optimiser's: larger than all else together, and of no use any more
-        write_json(out / "seconds.json", {"refinement": time.monotonic() - started})
+        write_json(
+            out / _MADE,
+            {"method": _settings_of(evaluation.method), "steps": steps, "seconds": time.monotonic() - started},
+        )
     return finished
+
+
+def _settings_of(name: str) -> dict[str, Any]:
+    method = METHODS[name]
+    return {"objective": method.objective, "from_scratch": method.from_scratch, "settings": dict(method.settings)}
+
+
+def _check_made(cell: Cell, evaluation: Evaluation) -> None:
+    """See that a method's policy, where it is there, was made as the method's name says now."""
+    path = cell.policy(evaluation) / _MADE
+    if path.exists() and read_json(path)["method"] != _settings_of(evaluation.method):
+        raise RoboprefError(
+            f"{path.parent} was refined when {evaluation.method} had other settings: remove it, or choose another "
+            f"--out."
+        )
 
 
 def refinement_seconds(cell: Cell, evaluation: Evaluation) -> float:
     """Wall-clock seconds of a refinement, of its last part where it was interrupted; 0 for the base."""
-    path = cell.policy(evaluation) / "seconds.json"
-    return float(read_json(path)["refinement"]) if path.exists() else 0.0
+    path = cell.policy(evaluation) / _MADE
+    return float(read_json(path)["seconds"]) if path.exists() else 0.0
 
 
 def _evaluate(cell: Cell, evaluation: Evaluation) -> bool:

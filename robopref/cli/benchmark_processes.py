@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +44,12 @@ def run_cells(
             while waiting and len(running) < workers and not should_stop():
                 cell = waiting.pop()
                 process = context.Process(target=_in_process, args=(cell,))
-                process.start()
+                # Ctrl-C reaches the whole process group, and a process that is just starting would die of it.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 running.append((process, cell))
             if should_stop() and not told:
                 told = True
@@ -52,7 +60,7 @@ def run_cells(
             for process, cell in [entry for entry in running if not entry[0].is_alive()]:
                 running.remove((process, cell))
                 process.join()
-                if process.exitcode not in (0, _STOPPED):
+                if process.exitcode not in ((0, _STOPPED, -signal.SIGTERM) if told else (0, _STOPPED)):
                     failures.append((cell, _why(cell, process.exitcode)))
         every_second()
     finally:  # on a second Ctrl-C: what was recorded so far is safe
@@ -64,24 +72,50 @@ def run_cells(
 def _in_process(cell: Cell) -> None:
     """Run a cell; Ctrl-C in the terminal reaches only the parent, which tells this process once."""
     os.setsid()
-    cell.directory.mkdir(parents=True, exist_ok=True)
-    (cell.directory / _ERROR).unlink(missing_ok=True)
-    log = (cell.directory / _LOG).open("a")
-    os.dup2(log.fileno(), sys.stdout.fileno())
-    os.dup2(log.fileno(), sys.stderr.fileno())
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-    parent = parent_process()
     with graceful_interrupt() as interrupt:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # inherited
+        cell.directory.mkdir(parents=True, exist_ok=True)
+        (cell.directory / _ERROR).unlink(missing_ok=True)
+        log = (cell.directory / _LOG).open("a")
+        os.dup2(log.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+        threading.Thread(target=_stop_with_the_parent, daemon=True).start()
+        os.environ["OMP_NUM_THREADS"] = "1"
+        import torch
+
+        torch.set_num_threads(1)
         try:
-            # A parent that was killed cannot tell, and whoever resumes must not meet this process.
-            finished = run_cell(cell, lambda: interrupt() or (parent is not None and not parent.is_alive()))
+            with _alone(cell):
+                finished = run_cell(cell, interrupt)
         except RoboprefError as error:
             (cell.directory / _ERROR).write_text(str(error))
             sys.exit(_FAILED)
     sys.exit(0 if finished else _STOPPED)
+
+
+def _stop_with_the_parent() -> None:
+    """Ask this process to stop once its parent, who would have, was killed."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _alone(cell: Cell) -> Iterator[None]:
+    """Two processes in one cell would write into each other's files.
+
+    Raises:
+        RoboprefError: another one is running in it.
+    """
+    with (cell.directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RoboprefError(
+                f"another process is still running in {cell.directory}: wait until it has stopped."
+            ) from error
+        yield
 
 
 def _why(cell: Cell, exit_code: int | None) -> str:

@@ -27,7 +27,7 @@ def report_benchmark(results: pa.Table, out: Path, recipe: str) -> list[Benchmar
     Raises:
         RoboprefError: the recipe is not among the methods.
     """
-    from robopref.evaluation.benchmark_scores import score_regime
+    from robopref.evaluation.benchmark_scores import NoCompleteSeedError, score_methods, views
     from robopref.reporting.benchmark_figures import benchmark_charts
     from robopref.reporting.benchmark_tables import compared, markdown, reading, summary_header, summary_rows
 
@@ -35,11 +35,17 @@ def report_benchmark(results: pa.Table, out: Path, recipe: str) -> list[Benchmar
     if recipe not in methods:
         raise RoboprefError(f"the results hold no method {recipe!r}: choose from {', '.join(sorted(methods))}.")
     found: list[BenchmarkScores] = []
-    for regime in dict.fromkeys(results.column("regime").to_pylist()):
-        try:
-            found += score_regime(results, regime, recipe=recipe)
-        except RoboprefError as error:  # nothing is wrong with the others
-            say(f"{regime} is left out: {error}")
+    regimes = results.column("regime").to_pylist()
+    with_recipe = set(zip(regimes, results.column("method").to_pylist(), strict=True))
+    for regime in dict.fromkeys(regimes):
+        if (regime, recipe) not in with_recipe:
+            say(f"left out: regime {regime}, in which {recipe} was not run.")
+            continue
+        for evaluated, scene in views(results, regime):
+            try:
+                found.append(score_methods(results, regime, evaluated=evaluated, scene=scene, recipe=recipe))
+            except NoCompleteSeedError as error:  # nothing is wrong with the others
+                say(f"left out: {error}")
     sections = []
     for scores in found:
         table = Table(*summary_header(scores), title=scores.view)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _METADATA = b"robopref_benchmark"
+_EVALUATION = ("regime", "task", "seed", "method", "evaluated_on", "scene")
 
 
 def gather(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -24,7 +25,10 @@ def gather(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     rows = []
     for cell in cells:
         for evaluation in cell.evaluations():
-            if not cell.finished(evaluation):
+            deployed = (
+                cell.interactions(evaluation.task) / "summary.json"
+            ).exists()  # the base's may be another task's
+            if not (deployed and cell.finished(evaluation)):
                 continue
             collected = collection_summary(cell.interactions(evaluation.task))
             about = {
@@ -65,6 +69,15 @@ def write_results(path: Path, rows: Sequence[dict[str, Any]], about: dict[str, A
     os.replace(temporary, path)
 
 
+def keep_earlier(path: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, and before them those of ``path`` that are of other evaluations: what an earlier call finished."""
+    if not path.exists():
+        return list(rows)
+    now = {tuple(row[key] for key in _EVALUATION) for row in rows}
+    earlier = read_benchmark([path])[0].to_pylist()
+    return [row for row in earlier if tuple(row[key] for key in _EVALUATION) not in now] + list(rows)
+
+
 def read_benchmark(paths: Sequence[Path]) -> tuple[pa.Table, list[dict[str, Any]]]:
     """The rows of result files one after the other, and what each file says about itself.
 
@@ -90,10 +103,10 @@ def read_benchmark(paths: Sequence[Path]) -> tuple[pa.Table, list[dict[str, Any]
         tables.append(table.select(_schema().names).replace_schema_metadata(None))
         about.append(json.loads(metadata))
     together = pa.concat_tables(tables)
-    keys = ["regime", "task", "seed", "method", "evaluated_on", "scene", "episode_seed"]
+    keys = [*_EVALUATION, "episode_seed"]
     if together.group_by(keys).aggregate([]).num_rows < together.num_rows:
         raise RoboprefError(
-            "two of the files hold the same evaluation episodes: give the files of different tasks, seeds or methods."
+            "the same evaluation episodes are there twice: give files of different regimes, tasks or seeds."
         )
     return together, about
 

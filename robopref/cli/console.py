@@ -25,8 +25,11 @@ def say(text: str, style: str | None = None) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left; call the result with (done, total). On a pipe it prints a line at the end only."""
+def progress_bar(description: str, total: int, window: float = 30.0) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left, judged by the last ``window`` seconds; call the result with (done, total).
+
+    On a pipe it prints a line at the end only.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -35,6 +38,6 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int, int], 
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4, speed_estimate_period=window) as progress:
         task = progress.add_task(description, total=total)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -15,18 +15,31 @@ class Interrupt:
         self.requested = False
         self.signal: signal.Signals | None = None
 
+    def hear(self, other: Interrupt) -> None:
+        """Take over what was asked of ``other``."""
+        if other.requested:
+            self.requested, self.signal = True, other.signal
+
     def __call__(self) -> bool:
         """Whether to stop after what is under way."""
         return self.requested
+
+
+_running: list[Interrupt] = []
+"""Those that are open, the innermost last."""
 
 
 @contextmanager
 def graceful_interrupt() -> Iterator[Interrupt]:
     """Inside it the first Ctrl-C (or SIGTERM, or SIGHUP of a terminal that closes) only sets ``requested``.
 
-    The second one interrupts as usual. A SIGHUP that is ignored, as under ``nohup``, stays so.
+    The second one interrupts as usual. A SIGHUP that is ignored, as under ``nohup``, stays so. Within another one it
+    knows what was asked before, and passes on what was asked of it: a wish is never lost between two stages.
     """
     interrupt = Interrupt()
+    outer = _running[-1] if _running else None
+    if outer:
+        interrupt.hear(outer)
 
     def handle(signum: int, frame: FrameType | None) -> None:
         if interrupt.requested:
@@ -37,8 +50,12 @@ def graceful_interrupt() -> Iterator[Interrupt]:
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         heard.append(signal.SIGHUP)
     old = {s: signal.signal(s, handle) for s in heard}
+    _running.append(interrupt)
     try:
         yield interrupt
     finally:
+        _running.pop()
+        if outer:
+            outer.hear(interrupt)
         for number, handler in old.items():
             signal.signal(number, handler)

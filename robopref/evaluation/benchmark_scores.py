@@ -46,6 +46,10 @@ _COLUMNS = (
 _NAMED_MISSING = 3
 
 
+class NoCompleteSeedError(RoboprefError):
+    """Not one seed has a run of every method on every task yet."""
+
+
 @dataclass(frozen=True)
 class MethodScores:
     """One method over all runs that are compared; values are shares from 0 to 1, differences of such shares.
@@ -160,35 +164,6 @@ def views(table: pa.Table, regime: str) -> tuple[tuple[Evaluated, str], ...]:
     return tuple((kind, scene) for kind in kinds for scene in sorted({s for k, s in found if k == kind}))
 
 
-def score_regime(
-    table: pa.Table,
-    regime: str,
-    *,
-    recipe: str = "apo",
-    methods: Sequence[str] | None = None,
-    tasks: Sequence[str] | None = None,
-    n_resamples: int = 2_000,
-) -> tuple[BenchmarkScores, ...]:
-    """``score_methods`` for every way in which the regime was evaluated, as ``views`` lists them.
-
-    Raises:
-        RoboprefError: as ``score_methods``.
-    """
-    return tuple(
-        score_methods(
-            table,
-            regime,
-            evaluated=evaluated,
-            scene=scene,
-            recipe=recipe,
-            methods=methods,
-            tasks=tasks,
-            n_resamples=n_resamples,
-        )
-        for evaluated, scene in views(table, regime)
-    )
-
-
 def score_methods(
     table: pa.Table,
     regime: str,
@@ -243,7 +218,7 @@ def score_methods(
     missing = tuple(f"{method} on {task}, seed {seed}" for method, task, seed in lacking)
     if not seeds:
         more = f" and {len(missing) - _NAMED_MISSING} more" if len(missing) > _NAMED_MISSING else ""
-        raise RoboprefError(
+        raise NoCompleteSeedError(
             f"{where}: no seed has a run of every method on every task; missing are "
             f"{'; '.join(missing[:_NAMED_MISSING])}{more}. Finish these runs, or leave their methods or tasks out."
         )
@@ -297,7 +272,15 @@ def _runs(columns: Mapping[str, list[Any]], evaluated: Evaluated, scene: str) ->
                 "the table must hold each evaluation once."
             )
         episodes[on, episode_seed] = (success, steps, takeovers)
-    return {key: _run(episodes) for key, episodes in collected.items()}
+    # An evaluation on several tasks that was stopped between two of them is not there yet.
+    on_all: dict[tuple[str, int], set[str]] = {}
+    for (_, task, seed), episodes in collected.items():
+        on_all.setdefault((task, seed), set()).update(on for on, _ in episodes)
+    return {
+        key: _run(episodes)
+        for key, episodes in collected.items()
+        if {on for on, _ in episodes} == on_all[key[1], key[2]]
+    }
 
 
 def _run(episodes: Mapping[tuple[str, int], tuple[bool, int, int]]) -> _Run:

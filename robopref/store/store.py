@@ -189,6 +189,20 @@ class EpisodeStore:
             raise write_error(error, path, "Nothing recorded before is affected") from error
         return info.episode_id
 
+    def set_aside(self, episode_id: str) -> None:
+        """Make a finished episode one that readers do not see: its file goes to ``discarded/``.
+
+        Raises:
+            RoboprefError: there is no such episode, or the file cannot be moved.
+        """
+        path = self._file(episode_id)
+        try:
+            with locked(self.path):
+                (self.path / "discarded").mkdir(exist_ok=True)
+                os.replace(path, self.path / "discarded" / path.name)
+        except OSError as error:
+            raise write_error(error, path, "It is where it was") from error
+
     def verify(self) -> list[str]:
         """Read everything and check it against its checksums -> one sentence for each damaged or foreign file."""
         problems = []
