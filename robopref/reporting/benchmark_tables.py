@@ -9,6 +9,7 @@ from robopref.evaluation.statistics import Estimate
 
 # With fewer runs of each task, intervals over runs are clearly too narrow: see paired_interquartile_difference.
 _FEW_RUNS = 10
+_NAMED_MISSING = 3
 _NONE = "–"
 
 
@@ -73,9 +74,10 @@ def compared(scores: BenchmarkScores) -> str:
     )
     if scores.dropped_seeds:
         verb = "was" if len(scores.dropped_seeds) == 1 else "were"
+        more = f" and {len(scores.missing) - _NAMED_MISSING} more" if len(scores.missing) > _NAMED_MISSING else ""
         text += (
             f" {_count(len(scores.dropped_seeds), 'seed')} {verb} left out as incomplete; "
-            f"missing: {'; '.join(scores.missing)}."
+            f"missing: {'; '.join(scores.missing[:_NAMED_MISSING])}{more}."
         )
     return text
 
