@@ -12,14 +12,13 @@ with 50 episodes each. Tasks, policy and operator are others here, so only order
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from robopref.cli.benchmark import RESULTS, Benchmark, run_benchmark
+from robopref.cli.benchmark import RESULTS, Benchmark, PresetName, run_benchmark
 from robopref.cli.benchmark_results import read_benchmark
 from robopref.cli.console import console, say
 from robopref.errors import RoboprefError
@@ -62,13 +61,13 @@ def main() -> None:
 def _benchmark(settings: Settings) -> Benchmark:
     if settings.small and settings.smoke:
         raise RoboprefError("--small and --smoke are two settings: choose one.")
-    preset = "small" if settings.small else "smoke" if settings.smoke else "full"
+    preset: PresetName = "small" if settings.small else "smoke" if settings.smoke else "full"
     return Benchmark(
         settings.out,
-        preset,  # type: ignore[arg-type]
+        preset,
         methods=("apo", "kto", "bc", "dagger", "dpo") if settings.smoke else (),
         seeds=settings.seeds,
-        workers=settings.workers or os.cpu_count() or 1,
+        workers=settings.workers,
         resume=settings.resume,
     )
 

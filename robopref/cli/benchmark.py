@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -31,6 +32,9 @@ _COMPARED = ("apo", "kto", "bc", "bc-success", "bc-scratch", "bc-success-scratch
              "sirius", "tpo", "paired-takeover", "habc", "recap")  # fmt: skip
 
 
+PresetName = Literal["full", "small", "smoke"]
+
+
 @dataclass(frozen=True)
 class Preset:
     """Tasks, methods, seeds and budget that go together."""
@@ -41,7 +45,7 @@ class Preset:
     budget: Budget
 
 
-PRESETS = {
+PRESETS: Mapping[PresetName, Preset] = {
     "full": Preset(
         ("assembly", "bin-picking", "hammer", "peg-insert-side", "pick-place", "push"),
         _COMPARED,
@@ -70,7 +74,7 @@ class Benchmark:
     """
 
     out: Path
-    preset: Literal["full", "small", "smoke"] = "full"
+    preset: PresetName = "full"
     """Sets what is left open below. full: a night on two cores; small: 15 minutes; smoke: two, and no result."""
     regimes: tuple[Regime, ...] = ("one-round",)
     """one-round: a base per task, deployed and refined on it. perturbed: the same, deployed in a changed scene with as
@@ -147,6 +151,8 @@ def run_benchmark(config: Benchmark) -> bool:
         results, _ = read_benchmark([config.out / RESULTS])
         if recipe in results.column("method").to_pylist():
             report_benchmark(results, config.out, recipe)
+        else:
+            say(f"no tables yet: {recipe}, with which the others are compared, was not evaluated so far")
     if failures:
         raise RoboprefError(
             f"{len(failures)} of {len(cells)} base policies were not brought to an end, the others were. "

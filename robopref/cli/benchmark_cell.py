@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from robopref.trajectory import Outcome
 Regime = Literal["one-round", "perturbed", "pretrained"]
 ORIGINAL_SCENE, PERTURBED_SCENE = "original", "perturbed"
 _MADE = "made.json"
-"""How a method's policy was made; written last."""
+"""How a method's policy was made; written when it is there."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,12 @@ def _preparations(cell: Cell) -> Iterator[Callable[[], bool]]:
     if all(cell.finished(evaluation) for evaluation in cell.evaluations()):
         return
     for task in cell.base_tasks:
-        yield lambda task=task: _demonstrate(cell, task, ORIGINAL_SCENE)  # type: ignore[misc]
-    yield lambda: _train_base(cell)
+        yield partial(_demonstrate, cell, task, ORIGINAL_SCENE)
+    yield partial(_train_base, cell)
     for task in cell.tasks:
         if PERTURBED_SCENE in cell.scenes():
-            yield lambda task=task: _demonstrate(cell, task, PERTURBED_SCENE)  # type: ignore[misc]
-        yield lambda task=task: _deploy(cell, task)  # type: ignore[misc]
+            yield partial(_demonstrate, cell, task, PERTURBED_SCENE)
+        yield partial(_deploy, cell, task)
 
 
 def _demonstrate(cell: Cell, task: str, scene: str) -> bool:
@@ -252,7 +253,7 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
             cell._refinement_demos(evaluation.task),
             (cell.interactions(evaluation.task),),
             out,
-            objective=method.objective,  # type: ignore[arg-type]
+            objective=method.objective,
             from_scratch=method.from_scratch,
             steps=steps,
             batch_size=cell.budget.batch_size,
@@ -264,11 +265,11 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
         )
     )
     if finished:
-        (out / "state.pt").unlink()  # the optimiser's: larger than all else together, and of no use any more
         write_json(
             out / _MADE,
             {"method": _settings_of(evaluation.method), "steps": steps, "seconds": time.monotonic() - started},
         )
+        (out / "state.pt").unlink()  # the optimiser's: larger than all else together, and of no use any more
     return finished
 
 

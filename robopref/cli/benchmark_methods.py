@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from robopref.cli.refine import ObjectiveName
 from robopref.errors import RoboprefError
 
 BASE = "base"
@@ -23,7 +24,7 @@ class Method:
     """
 
     about: str
-    objective: str
+    objective: ObjectiveName
     from_scratch: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 

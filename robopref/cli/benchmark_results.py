@@ -24,16 +24,19 @@ def gather(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """The episodes of every evaluation that is finished, as rows."""
     rows = []
     for cell in cells:
+        collections: dict[str, dict[str, int]] = {}  # by task: read once for all methods
         for evaluation in cell.evaluations():
             deployed = (
                 cell.interactions(evaluation.task) / "summary.json"
             ).exists()  # the base's may be another task's
             if not (deployed and cell.finished(evaluation)):
                 continue
-            collected = collection_summary(cell.interactions(evaluation.task))
+            task = evaluation.task
+            collected = collections.get(task) or collection_summary(cell.interactions(task))
+            collections[task] = collected
             about = {
                 "regime": cell.regime,
-                "task": evaluation.task,
+                "task": task,
                 "seed": cell.seed,
                 "method": evaluation.method,
                 "evaluated_on": evaluation.evaluated_on,

@@ -121,6 +121,7 @@ def fit(
     wandb: str | None = None,
     reference_cache: ReferenceCacheSettings | None = None,
     credit: StepCredit | None = None,
+    keep_reference: bool = False,
 ) -> bool:
     """Train ``policy`` in place and write ``out/policy``; returns False when Ctrl-C stopped it (resumable).
 
@@ -166,6 +167,7 @@ def fit(
             fingerprint=fingerprint,
             should_stop=interrupt,
             reference_cache=cache,
+            keep_reference=keep_reference,
         )
         if trainer.resume() and accelerator.is_main_process:
             console.print(f"going on from step {trainer.step}")

@@ -13,7 +13,7 @@ from robopref.cli.collect import Collect, collection_summary, run_collect
 from robopref.cli.console import console
 from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
-from robopref.cli.refine import Refine, run_refine
+from robopref.cli.refine import ObjectiveName, Refine, run_refine
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
@@ -51,9 +51,7 @@ class Lifelong:
     """Who watches deployments and evaluations."""
     memory: Literal["all", "last"] = "all"
     """Learn from the interactions of all rounds so far, or of the last one only."""
-    objective: Literal[
-        "apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "habc", "recap", "dpo", "tpo", "paired-takeover"
-    ] = "apo"
+    objective: ObjectiveName = "apo"
     include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
     """Policy steps that are learned from like demonstrations: those of unaided successes, or none."""
     anchor_weight: float = 1.0

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from robopref.training.dataset import StepDataset
     from robopref.trajectory import Episode
 
+ObjectiveName = Literal[
+    "apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "habc", "recap", "dpo", "tpo", "paired-takeover"
+]
 _PREFERENCE = ("anchor_weight", "beta")
 _SETTINGS = {
     "apo": (*_PREFERENCE, "variant", "label_noise"),
@@ -48,9 +51,7 @@ class Refine:
     interactions: tuple[Path, ...]
     """Data directories of episodes with takeovers."""
     out: Path
-    objective: Literal[
-        "apo", "kto", "bc", "dagger", "hg-dagger", "iwr", "sirius", "habc", "recap", "dpo", "tpo", "paired-takeover"
-    ] = "apo"
+    objective: ObjectiveName = "apo"
     """What is learned, and from which steps (docs/objectives.md); bc clones demonstrations and corrections."""
     variant: Literal["default", "reference"] = "default"
     """The apo loss: ours, or the public trainer's arithmetic with its quirks."""
@@ -110,7 +111,7 @@ def run_refine(config: Refine) -> bool:
 
     Raises:
         RoboprefError: the interactions hold no takeover, or discrete actions, or do not fit the policy; their rewards
-            do not say where the policy began to fail; an objective with a reference is to start from scratch.
+            do not say where the policy began to fail; a policy that cannot start from scratch is to.
     """
     import numpy as np
     import torch
@@ -240,6 +241,7 @@ def run_refine(config: Refine) -> bool:
         wandb=None if config.wandb == "auto" else config.wandb,
         reference_cache=cache,
         credit=credit,
+        keep_reference=config.from_scratch,  # it has just begun anew, and holds what it was
     )
     console.print(f"refined policy in {config.out / 'policy'}" if finished else "stopped; --resume goes on")
     return finished

@@ -134,11 +134,6 @@ class CompactPolicy(ActsInChunks, nn.Module):
         """Make the present weights the reference."""
         self.__dict__["_reference"] = copy.deepcopy(self.network).eval().requires_grad_(False)
 
-    @property
-    def has_reference(self) -> bool:
-        """Whether a reference is frozen."""
-        return self.__dict__["_reference"] is not None
-
     def begin_anew(self, observations: Mapping[str, NDArray[Any]], seed: int) -> None:
         """Make the present weights the reference, and go on from fresh ones, normalised by observations [N, ...].
 

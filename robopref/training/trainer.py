@@ -64,6 +64,8 @@ class Trainer:
         progress: told (steps done, steps in all).
         reference_cache: where the reference's log-probabilities are kept (``open_reference_cache``). When it holds all
             of them, no reference is kept in memory.
+        keep_reference: the policy brings its frozen reference, the weights it had before it began anew; else the
+            reference are the weights it has now.
 
     Raises:
         RoboprefError: the loss stopped being finite, a state of another run is resumed, the sampler composes other
@@ -86,6 +88,7 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         progress: Callable[[int, int], None] = lambda done, total: None,
         reference_cache: ReferenceCache | None = None,
+        keep_reference: bool = False,
     ) -> None:
         if objective.window != (sampler.window if isinstance(sampler, WindowPairSampler) else 0):
             raise RoboprefError(f"{objective.name} judges windows of {objective.window} steps: sample such batches.")
@@ -113,8 +116,8 @@ class Trainer:
             policy.instruction_suffix = ""  # in training each sample brings its own
         if not self._sharded:  # else each piece goes there as it is cut: the whole may be too large
             policy.to(accelerator.device)
-        brings_one = getattr(policy, "has_reference", False)  # of before it began anew
-        if objective.needs_reference and not brings_one and (reference_cache is None or len(self._uncached())):
+        needed = objective.needs_reference and (reference_cache is None or len(self._uncached()))
+        if needed and not keep_reference:
             policy.freeze_reference()
         bare = TrainingForward(policy)
         if config.compile:
