@@ -527,7 +527,11 @@ def test_the_commands_take_chunks_through_the_whole_loop(tmp_path, tokens):
             "--out", tmp_path / objective, "--steps", 3, "--batch-size", 8, "--wandb", "disabled",
             "--objective", objective,
         )  # fmt: skip
-    assert load_policy(tmp_path / "apo").tokenizer == policy.tokenizer
+    run(
+        "refine", "--policy", tmp_path / "t", "--demos", tmp_path / "d", "--interactions", tmp_path / "i",
+        "--out", tmp_path / "anew", "--steps", 3, "--batch-size", 8, "--wandb", "disabled",
+    )  # fmt: skip
+    assert load_policy(tmp_path / "apo").tokenizer == load_policy(tmp_path / "anew").tokenizer == policy.tokenizer
     run("evaluate", "--policy", tmp_path / "apo", "--out", tmp_path / "e", "--task", "reach", "--episodes", 1,
         "--workers", 1)  # fmt: skip
 

@@ -48,7 +48,7 @@ def loop(tmp_path_factory):
 def refine_arguments(loop, out, *extra):
     return (
         "refine", "--policy", loop / "train", "--demos", loop / "demos", "--interactions", loop / "interactions",
-        "--out", out, "--steps", 20, "--batch-size", 16, "--wandb", "disabled", *extra,
+        "--out", out, "--objective", "apo", "--steps", 20, "--batch-size", 16, "--wandb", "disabled", *extra,
     )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """The baselines that clone and differ in which steps they draw: each against numbers worked out by hand."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from synthetic import demonstrations, interactions, right_action
 from test_policies import tiny_policy
 
-from robopref.cli.refine import Refine, run_refine
+from robopref.cli.refine import Refine, run_refine, with_recipe
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
 from robopref.mixture import Mixture
@@ -245,3 +247,28 @@ def test_a_policy_that_begins_anew_keeps_its_answers_in_the_reference():
 def test_steps_that_are_drawn():
     mixture = Mixture((0.5, 0.5, 0.0))
     assert mixture.drawn(np.array([3, 2, 0, 1, 4])).tolist() == [True, True, False, False, False]
+
+
+def test_with_no_objective_a_state_policy_is_cloned_anew(recorded, tmp_path, capsys):
+    assert refine(recorded, tmp_path / "unset", None)
+    assert refine(recorded, tmp_path / "named", "bc", from_scratch=True)
+    assert "no --objective: cloning demonstrations and corrections from scratch" in capsys.readouterr().out
+    unset, named = (CompactPolicy.load(tmp_path / name / "policy").state_dict() for name in ("unset", "named"))
+    for key, expected in named.items():
+        np.testing.assert_array_equal(unset[key].numpy(), expected.numpy())
+
+
+def test_settings_of_a_preference_objective_ask_for_its_name(recorded, tmp_path):
+    with pytest.raises(RoboprefError, match=r"--beta, --label-noise: that is for objectives .* --objective apo"):
+        refine(recorded, tmp_path / "r", None, beta=0.3, label_noise="em")
+    assert not (tmp_path / "r").exists()
+
+
+def test_steps_that_are_left_open_are_more_from_scratch():
+    asked = Refine("policy", (), (), Path("out"))
+    state, image = tiny_policy(), tiny_policy(("image", "proprio"))
+    assert (with_recipe(asked, state).objective, with_recipe(asked, state).steps) == ("bc", 5000)
+    assert (with_recipe(asked, image).objective, with_recipe(asked, image).steps) == ("apo", 1000)
+    assert not with_recipe(asked, image).from_scratch
+    warm = dataclasses.replace(asked, objective="apo", beta=0.3)
+    assert with_recipe(warm, state) == dataclasses.replace(warm, steps=1000)
