@@ -98,11 +98,12 @@ def diagnosis_charts(diagnosis: Diagnosis) -> dict[str, list[Chart]]:
     if not directions.vanished:
         origin = _origin(diagnosis)
         first = directions.directions[0]
-        charts["direction"] = [
-            components_figure([subject.policy], [first], origin),
-            spectrum_figure(directions, origin),
-        ]
-        if pictures:
+        if not pictures:
+            charts["direction"] = [
+                components_figure([subject.policy], [first], origin),
+                spectrum_figure(directions, origin),
+            ]
+        else:
             charts["direction"] = [
                 direction_figure(first, diagnosis.spatial.typical_state, channels, origin=origin),
                 energy_figure(first, diagnosis.spatial, channels),
