@@ -12,6 +12,7 @@ from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Rate
 from robopref.policies.registry import policy_id
 from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor
 
 
 def policy(root):
@@ -91,7 +92,11 @@ def test_rates_come_with_their_intervals(started):
     assert first["takeover_rate"]["n"] == 1
     assert first["evaluation_success"]["n"] == first["evaluation_intervention"]["n"] == 2
     assert first["gain"]["low"] <= first["gain"]["value"] <= first["gain"]["high"]
-    assert 0 < first["human_share"] < 1
+    share = first["human_share"]
+    assert 0 < share["low"] <= share["value"] <= share["high"] < 1
+    (interactions,) = EpisodeStore.open(round_directory(started / "run", 1) / "interactions")
+    assert share["value"] == pytest.approx((interactions.actor == Actor.HUMAN).mean())
+    assert share["n"] == 1
 
 
 def test_other_settings_are_refused(started):

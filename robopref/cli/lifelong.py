@@ -84,7 +84,8 @@ class Lifelong:
 class Round:
     """What came of a round; round 0 is the policy that was given, which nothing was deployed for.
 
-    ``takeover_rate`` is the share of deployment episodes in which the operator took over; the rates with ``evaluation``
+    ``takeover_rate`` is the share of deployment episodes in which the operator took over, ``human_share`` that of the
+    deployment's steps which he drove, its interval over episodes; the rates with ``evaluation``
     are of the policy that the round ended with; ``gain`` is its success minus that of round 0 on the same layouts.
     ``original_success`` and ``original_gain`` are the same in the original scene, where deployments are perturbed.
     """
@@ -92,7 +93,7 @@ class Round:
     number: int
     policy: str
     takeover_rate: Rate | None
-    human_share: float | None
+    human_share: Estimate | None
     evaluation_success: Rate
     evaluation_intervention: Rate
     gain: Estimate | None
@@ -277,15 +278,16 @@ def _gain(config: Lifelong, number: int, scene: str) -> Estimate | None:
     return paired_bootstrap_difference(base, now, seed=0)
 
 
-def _deployment_rates(interactions: Path) -> tuple[Rate, float]:
+def _deployment_rates(interactions: Path) -> tuple[Rate, Estimate]:
     """Share of episodes with a takeover, and share of steps that the operator drove."""
-    from robopref.evaluation.statistics import Rate
+    from robopref.evaluation.statistics import Rate, bootstrap_ratio
     from robopref.store.store import EpisodeStore
     from robopref.trajectory import Actor
 
     store = EpisodeStore.open(interactions)
     human = [store.read(episode_id).actor == Actor.HUMAN for episode_id in store.episode_ids()]
-    return Rate.of(sum(bool(h.any()) for h in human), len(human)), sum(h.sum() for h in human) / sum(map(len, human))
+    took_over = Rate.of(sum(bool(h.any()) for h in human), len(human))
+    return took_over, bootstrap_ratio([int(h.sum()) for h in human], [len(h) for h in human])
 
 
 def _reason_to_stop(config: Lifelong, rounds: Sequence[Round]) -> str:
@@ -301,17 +303,17 @@ def _reason_to_stop(config: Lifelong, rounds: Sequence[Round]) -> str:
 
 
 def _metrics(this: Round) -> dict[str, float]:
-    rates = {
+    rates: dict[str, Rate | Estimate] = {
         "evaluation/success": this.evaluation_success,
         "evaluation/intervention_rate": this.evaluation_intervention,
     }
     if this.takeover_rate is not None:
         rates["deployment/takeover_rate"] = this.takeover_rate
+    if this.human_share is not None:
+        rates["deployment/human_share"] = this.human_share
     if this.original_success is not None:
         rates["evaluation_original/success"] = this.original_success
     metrics = {f"{name}/{key}": getattr(rate, key) for name, rate in rates.items() for key in ("value", "low", "high")}
-    if this.human_share is not None:
-        metrics["deployment/human_share"] = this.human_share
     for name, gain in (("gain", this.gain), ("gain_original", this.original_gain)):
         if gain is not None:
             metrics |= {f"{name}/{key}": getattr(gain, key) for key in ("value", "low", "high")}
@@ -339,6 +341,7 @@ def _write(config: Lifelong, identity: dict[str, str], rounds: Sequence[Round], 
         [r.evaluation_success for r in rounds],
         [r.evaluation_intervention for r in rounds],
         [r.takeover_rate for r in rounds],
+        [r.human_share for r in rounds],
     )
     (config.out / "rounds.svg").write_text(chart.svg)
     (config.out / "rounds.png").write_bytes(chart.png)
@@ -350,6 +353,8 @@ def _line(this: Round) -> str:
         text += f"; in the original scene {this.original_success}{_since_the_start(this.original_gain)}"
     if this.takeover_rate is not None:
         text += f"; the operator took over in {this.takeover_rate} of the deployment"
+    if (share := this.human_share) is not None:
+        text += f" and drove {100 * share.value:.1f} % [{100 * share.low:.1f}, {100 * share.high:.1f}] of its steps"
     return text
 
 
