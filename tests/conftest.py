@@ -3,9 +3,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # So that ``module:factory`` names in the tests can point at the test modules themselves.
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A machine that is busy with something else takes what time it takes: no example fails for that.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The tests' networks are tiny: more threads than one only wait for each other.
 torch.set_num_threads(1)
