@@ -36,7 +36,7 @@ def rounds_figure(
             axes.vlines(x, [100 * r.low for _, r in known], [100 * r.high for _, r in known], color=color, alpha=0.6)
             told.append(f"{name}: " + ", ".join(f"round {number} {_in_percent(rate)}" for number, rate in known))
         axes.set(xlabel="round", xticks=list(numbers))
-        percent_axis(axes, "share of episodes or steps [%]", vertical=True)
+        percent_axis(axes, "episodes or steps [%]", vertical=True)
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
         svg, png = to_svg(figure), to_png(figure)
     caption = (
