@@ -1,4 +1,4 @@
-"""``robopref refine``: learn from interventions, by the recipe that did best in the benchmark unless told otherwise."""
+"""``robopref refine``: learn from interventions, by a recipe chosen for the kind of policy unless told otherwise."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Refine:
     """Refine a policy on demonstrations and interactions; the reference is the policy that was deployed, frozen.
 
     With no --objective, a compact policy that sees no images is retrained by cloning demonstrations and corrections
-    from scratch, which did best in the benchmark (docs/results.md), and every other policy goes on from where it is
+    from scratch, which did best of what was run (docs/results.md), and every other policy goes on from where it is
     with Action Preference Optimization.
     """
 
