@@ -103,7 +103,6 @@ def test_z0_is_clamped(variant: str, kl: float, clamped: float) -> None:
 
 
 @VARIANT
-@settings(deadline=None)
 @given(
     batch=batches(),
     beta=st.floats(0.01, 2),
@@ -144,7 +143,7 @@ def test_gradcheck(variant: str, desirable: list[bool]) -> None:
 
 
 @VARIANT
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batch=batches(), data=st.data())
 def test_the_order_of_samples_is_kept_and_does_not_matter(variant: str, batch: Batch, data: st.DataObject) -> None:
     order = data.draw(st.permutations(range(len(batch))))
@@ -191,7 +190,7 @@ def test_without_any_error_the_default_keeps_the_class_balance(size: int) -> Non
         assert ((out.weights > 0) & (out.weights < 1)).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batch=batches())
 def test_duplicating_the_batch_leaves_the_default_unchanged(batch: Batch) -> None:
     twice = batch[list(range(len(batch))) * 2]

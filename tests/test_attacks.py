@@ -52,7 +52,7 @@ def test_every_attack_is_tested():
 
 
 @each_attack
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), n_actions=st.integers(2, 5), n=st.integers(1, 4))
 def test_the_result_is_what_it_says(attack, seed, n_actions, n):
     policy, pixels = ConvNet(seed, n_actions).double(), states(seed, n)
@@ -79,7 +79,7 @@ def test_the_result_is_what_it_says(attack, seed, n_actions, n):
 
 
 @each_attack
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), exponent=st.integers(-30, 30))
 def test_the_size_of_q_does_not_matter(attack, seed, exponent):
     # A power of two changes no digit of Q, so that the results must agree to the last bit.

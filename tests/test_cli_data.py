@@ -183,7 +183,7 @@ def test_discrete_actions_are_counted_by_number(tmp_path: Path, capsys: pytest.C
 DTYPES = st.sampled_from(["uint8", "int64", "float32", "float64", "bool", "int8"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_columns_in_pieces_are_as_in_one(draw: st.DataObject) -> None:
     dtype = np.dtype(draw.draw(DTYPES))

@@ -54,7 +54,7 @@ def test_greedy_actions_of_either_kind_of_pixels():
 
 
 @given(st.lists(st.lists(st.floats(-50, 50), min_size=1, max_size=6), min_size=1, max_size=5), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_median_is_that_of_the_pooled_values(episodes, seed):
     found = bootstrap_median([np.array(e) for e in episodes], n_resamples=50, seed=seed)
     assert found.value == np.median(np.concatenate([np.array(e) for e in episodes]))

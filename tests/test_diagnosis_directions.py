@@ -30,7 +30,7 @@ def angle(a, b):
 @given(
     st.integers(1, 12), st.integers(1, 12), st.sampled_from([1.0, 1e-12, 1e12]), st.booleans(), st.integers(0, 2**31)
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_it_agrees_with_the_dense_decomposition(n, d, scale, single, seed):
     rng = np.random.default_rng(seed)
     gradients = scale * rng.normal(size=(n, d)) * rng.choice([0, 1, 1], size=(n, 1))
@@ -151,7 +151,7 @@ def stream(gradients, rank, batch=7):
     st.integers(1, 40),
     st.integers(0, 2**31),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_the_stream_keeps_its_bound(n, d, rank, decay, batch, seed):
     rng = np.random.default_rng(seed)
     gradients = rng.normal(size=(n, d)) * np.arange(1, d + 1) ** -decay

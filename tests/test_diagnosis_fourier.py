@@ -23,7 +23,7 @@ def test_a_wave_has_its_power_at_its_frequency():
 
 
 @given(st.integers(1, 4), st.integers(2, 12), st.integers(2, 12), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_channels_power_is_its_energy(channels, height, width, seed):
     direction = np.random.default_rng(seed).normal(size=(channels, height, width))
     power = power_spectrum(direction)

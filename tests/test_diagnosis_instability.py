@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robopref.diagnosis import find_peaks, norm_moments
@@ -38,7 +38,6 @@ def test_the_high_frequency_share_tells_jumps_from_drift():
 
 
 @given(st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=30), min_size=1, max_size=4))
-@settings(deadline=None)
 def test_the_sums_give_the_pooled_statistics(episodes):
     pooled = np.concatenate([np.array(e) for e in episodes])
     assert of("mean", *episodes) == pytest.approx(pooled.mean())

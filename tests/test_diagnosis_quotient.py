@@ -34,7 +34,7 @@ def test_by_hand():
 
 
 @given(st.integers(1, 10), st.integers(1, 10), st.floats(0.01, 100), st.booleans(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_it_is_the_definition(n, d, scale, single, seed):
     rng = np.random.default_rng(seed)
     base, shifted = rng.normal(size=(n + 1, d)), scale * rng.normal(size=(n, d))
@@ -110,7 +110,7 @@ def test_resampling_in_the_subspace_is_resampling_the_gradients(rank, tolerance)
 
 
 @given(st.integers(2, 6), st.integers(2, 8), st.floats(0, 1.5), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_reduction_keeps_its_bound(n_episodes, rank, spread, seed):
     gradients, episode_of = episodes(n_episodes, 20, seed, spread, states=4)
     own = subspace(gradients, episode_of, rank)

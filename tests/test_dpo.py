@@ -42,7 +42,7 @@ def test_by_hand() -> None:
     assert out.metrics["logps/rejected"] == 0.75
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(batch=batches())
 def test_equals_the_formula(batch: Batch) -> None:
     out = dpo_loss(*pairs(batch), beta=0.3)
@@ -148,7 +148,7 @@ def test_pairs_that_agree_are_no_preference() -> None:
     assert "rewards/margins" not in nobody.metrics
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(batch=batches(), seed=st.integers(0, 9))
 def test_the_other_pairs_weigh_what_they_did(batch: Batch, seed: int) -> None:
     preferred = torch.rand(len(batch.policy), generator=torch.Generator().manual_seed(seed)) > 0.5

@@ -21,7 +21,7 @@ def pixels(n=3, seed=0):
 
 
 @given(st.floats(0, 0.1), st.booleans(), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_nothing_in_the_box_exceeds_the_bound(epsilon, dueling, seed):
     net, states = network(seed, dueling), pixels(seed=seed)
     actions = net(states).argmax(dim=1)

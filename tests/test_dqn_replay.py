@@ -67,7 +67,7 @@ def expected(history, t, frame_stack, n_step, gamma):
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(6, 60), st.integers(0, 2**31))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_transitions_are_those_of_the_history(num_envs, frame_stack, n_step, length, seed):
     rows = frame_stack + n_step + 6
     replay = PrioritizedReplay(

@@ -70,7 +70,7 @@ def test_minari_reads_every_value(tmp_path):
     assert [len(e) for e in dataset.iterate_episodes()] == [6, 3]
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.lists(
         st.tuples(st.lists(st.sampled_from(list(Actor)), min_size=1, max_size=6), st.booleans()), min_size=1, max_size=3

@@ -44,7 +44,7 @@ def same_files(first, second):
         assert (first.path / file).read_bytes() == (second.path / file).read_bytes()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=recordings(), with_final=st.booleans())
 def test_a_round_trip_gives_the_same_files(tmp_path_factory, steps, with_final):
     root = tmp_path_factory.mktemp("trip")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from preference_batches import Batch, batches, on_ranks, random_batch
 from torch import Tensor
@@ -31,7 +31,6 @@ def trl_kto(batch: Batch, beta: float) -> tuple[float, list[float], float]:
     return sum(losses) / len(losses), losses, kl
 
 
-@settings(deadline=None)
 @given(batch=batches(), beta=st.floats(0.01, 2))
 def test_equals_trl(batch: Batch, beta: float) -> None:
     out = kto_loss(*kto_args(batch), beta=beta)

@@ -45,7 +45,7 @@ def test_a_label_is_turned_round_where_it_is_likelier_wrong() -> None:
     assert policy.grad[0].item() > 0 > policy.grad[1].item()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(batch=batches(), beta=st.floats(0.01, 2))
 def test_equals_the_formula(batch: Batch, beta: float) -> None:
     for loss, arguments in ((apo_loss, batch.args()), (kto_loss, batch.args()[:-1])):

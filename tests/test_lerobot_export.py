@@ -72,7 +72,7 @@ def assert_same_episodes(first, second):
     assert second.verify() == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=recordings(), with_final=st.booleans())
 def test_a_round_trip_gives_the_same_files(tmp_path_factory, steps, with_final):
     root = tmp_path_factory.mktemp("trip")

@@ -87,7 +87,7 @@ def test_sirius_never_weighs_a_class_negatively_or_one_that_is_absent(counts, ex
     assert sirius_mixture(labels_of(**counts)).shares == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 90), min_size=4, max_size=4), st.integers(3, 40), st.integers(1, 3))
 def test_four_buckets_keep_their_shares_too(counts, batch_size, world_size):
     labels = labels_of(*counts)

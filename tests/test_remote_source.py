@@ -136,7 +136,7 @@ def test_what_the_source_dropped_is_known_on_the_other_side():
 moves = st.lists(st.one_of(st.just("read"), st.lists(st.sampled_from(list(Control)), max_size=3)), max_size=60)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(moves)
 def test_every_click_is_delivered_once_and_in_order(sequence):
     wired = Wired()

@@ -2,7 +2,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robopref.human_io.station.inbox import DelayGauge, Inbox
@@ -148,7 +148,6 @@ def test_clocks_that_drift_apart_slowly_delay_nothing():
         assert gauge.delay(sent, 77.0 + sent * 1.0001) < 10  # 100 ppm: 400 ms over the whole time
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 500), min_size=1, max_size=50))
 def test_a_delay_is_measured_against_the_quickest_so_far(delays):
     gauge = DelayGauge()
@@ -197,7 +196,6 @@ types = ["state", "click", "alive", "ask", "grant", "rebind", "invert", "default
 fields = ["epoch", "seq", "sent_ms", "keys", "axes", "buttons", "device", "away", "control", "visitor", "name", "frame"]
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         st.text(),

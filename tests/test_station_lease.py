@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from robopref.human_io.station.lease import FREE, Lease
@@ -128,7 +128,6 @@ verbs = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(verbs, max_size=60))
 def test_whatever_happens_the_lease_has_one_holder_and_its_epoch_only_grows(happenings):
     clock = Clock()

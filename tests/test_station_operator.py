@@ -374,7 +374,7 @@ keys = st.frozensets(st.sampled_from(["Space", "KeyH", "KeyP", "KeyD", "KeyW", "
 ages = st.sampled_from([0, 0, 0, 40, 200, 300, 2000])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.booleans(), st.lists(st.tuples(keys, ages, st.booleans()), max_size=40))
 def test_whatever_happens_silence_never_moves_anything_and_a_person_drives_only_with_fresh_readings(hold, sequence):
     bench = Bench(hold_to_run=hold)

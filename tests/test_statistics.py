@@ -203,7 +203,7 @@ _tables = st.tuples(st.integers(1, 5), st.integers(1, 4)).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(_tables, st.floats(-1, 1), st.sampled_from([paired_interquartile_difference, paired_mean_difference]))
 def test_a_paired_difference_behaves_as_a_difference(tables, shift, difference):
     ours, theirs = tables

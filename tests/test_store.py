@@ -91,7 +91,7 @@ def recordings(draw: st.DrawFn) -> list[Step]:
     ]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(steps=recordings(), with_final=st.booleans())
 def test_what_is_written_is_what_is_read(tmp_path_factory: Any, steps: list[Step], with_final: bool) -> None:
     store = EpisodeStore.create_or_open(tmp_path_factory.mktemp("data"))
@@ -121,7 +121,7 @@ def test_what_is_written_is_what_is_read(tmp_path_factory: Any, steps: list[Step
     assert store.verify() == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=recordings(), with_final=st.booleans())
 def test_an_added_episode_is_the_same_file(tmp_path_factory: Any, steps: list[Step], with_final: bool) -> None:
     source = EpisodeStore.create_or_open(tmp_path_factory.mktemp("source"))

@@ -121,7 +121,7 @@ def every_kind(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: data for name, (data, _) in snapshot(store.path).items() if not name.endswith(".lock")}
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(chance=st.data())
 def test_any_changed_byte_of_any_file_is_found_by_name(
     tmp_path: Path, every_kind: dict[str, bytes], chance: st.DataObject

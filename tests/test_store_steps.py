@@ -45,7 +45,7 @@ def stacked(store: EpisodeStore, name: str) -> np.ndarray[Any, Any]:
     return np.concatenate([column(store.read(episode_id), name) for episode_id in store.episode_ids()])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(indices=st.lists(st.integers(0, 7), max_size=12), open_files=st.integers(1, 3))
 def test_steps_by_number_are_those_of_the_episodes(store: EpisodeStore, indices: list[int], open_files: int) -> None:
     reader = StepReader(store, open_files=open_files)

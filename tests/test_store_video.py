@@ -94,7 +94,7 @@ def test_lossless_twins_hold_the_same_values_in_less_room(original: EpisodeStore
     assert back.fingerprint() == original.fingerprint() != target.fingerprint()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(images=hnp.arrays(np.uint8, st.tuples(*[st.integers(1, 5)], *[st.integers(4, 21)] * 2, st.just(3))))
 def test_any_images_survive_lossless_video(images: Any) -> None:
     data, column = encode(images, VideoOptions(keyframe_interval=2))
@@ -139,7 +139,7 @@ def test_other_programs_can_play_the_video(lossless: EpisodeStore, original: Epi
     assert described["made_of"] == original.header("e0").checksum
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(indices=st.lists(st.integers(0, 17), max_size=10), open_videos=st.integers(1, 3))
 def test_single_steps_are_those_of_the_original(
     lossless: EpisodeStore, original: EpisodeStore, indices: list[int], open_videos: int
@@ -208,7 +208,7 @@ def tmp_path_store(path: Path) -> EpisodeStore:
     return EpisodeStore.create_or_open(path / "target")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(chance=st.data())
 def test_any_changed_byte_is_found(lossless: EpisodeStore, tmp_path_factory: Any, chance: st.DataObject) -> None:
     directory = tmp_path_factory.mktemp("broken") / "data"

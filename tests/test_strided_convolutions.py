@@ -20,7 +20,7 @@ def input_gradient(layer, pixels):
     stride=st.integers(2, 4), blocks=st.tuples(st.integers(1, 3), st.integers(1, 3)), extra=st.integers(0, 9),
     channels=st.integers(1, 5), outputs=st.integers(1, 6), n=st.integers(1, 3), bias=st.booleans(),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_gradient_is_torchs(stride, blocks, extra, channels, outputs, n, bias):
     torch.manual_seed(0)
     kernel = tuple(stride * side for side in blocks)

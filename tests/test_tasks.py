@@ -125,7 +125,7 @@ def test_a_camera_on_the_hand_shows_the_same_frame_for_the_same_seed():
 peg_task = make_task("peg-insert-side", image=False)  # kept dirty from example to example
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     seed=st.integers(0, 2**31 - 1), actions=st.lists(st.lists(st.floats(-1, 1), min_size=4, max_size=4), max_size=20)
 )

@@ -90,7 +90,7 @@ def test_window_starts_by_hand() -> None:
     assert window_starts(episode, labels, Label.HUMAN, 20).tolist() == []
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(st.integers(0, 50), st.integers(0, 2**33), st.integers(2, 8))
 def test_a_pair_is_two_windows_of_one_task_each_within_an_episode(step: int, seed: int, window: int) -> None:
     episodes = demonstrations(2) + interactions(2) + demonstrations(2, task="push") + interactions(2, task="push")

@@ -178,7 +178,7 @@ def test_gradients_reach_the_pixels(policy):
     bidirectional=st.booleans(),
     first=st.integers(0, 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_layout_by_its_definition(lengths, suffixes, length, bidirectional, first):
     prefix = max(lengths)
     mask = torch.arange(prefix)[None] < torch.tensor(lengths)[:, None]
