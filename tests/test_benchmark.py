@@ -29,7 +29,7 @@ from robopref.store.store import EpisodeStore
 from robopref.trajectory import Outcome
 
 TINY = {"preset": "smoke", "demos": 1, "episodes": 2, "evaluation_episodes": 2, "train_steps": 6, "refine_steps": 4,
-        "batch_size": 8, "workers": 2}  # fmt: skip
+        "batch_size": 8, "refine_learning_rate": 5e-4, "workers": 2}  # fmt: skip
 
 
 def settings(out, **options):
@@ -65,6 +65,8 @@ def test_all_refined_policies_have_had_equally_many_optimiser_steps(finished):
     here = finished / "one-round" / "seed-0" / "reach" / "reach"
     trained = {m: read_json(here / m / "config.json")["config"]["steps"] for m in ("bc", "bc-scratch")}
     assert trained == {"bc": 4, "bc-scratch": 6 + 4}  # bc goes on from a base of 6
+    rates = {m: read_json(here / m / "config.json")["config"]["learning_rate"] for m in ("bc", "bc-scratch")}
+    assert rates == {"bc": 5e-4, "bc-scratch": 1e-3}  # a fresh start is trained as the base was
     told = {key[2]: group[0]["optimiser_steps"] for key, group in evaluations(finished).items() if key[0] == "reach"}
     assert told == {"base": 6, "bc": 10, "bc-scratch": 10}
 
@@ -224,6 +226,7 @@ def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
         ({"evaluation_episodes": 0}, "--evaluation-episodes is at least 1"),
         ({"regimes": ()}, "at least one of the regimes"),
         ({"workers": -1}, "--workers is at least 1"),
+        ({"refine_learning_rate": 0.0}, "--refine-learning-rate is above 0"),
         ({"refined_tasks": ("push",)}, "--refined-tasks"),
         ({"recipe": "iwr"}, "--recipe"),
     ],

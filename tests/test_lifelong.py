@@ -1,6 +1,7 @@
 """Rounds: whose policy is deployed, what is learned from, when it stops, that it goes on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from robopref.cli.run_directory import read_json
 from robopref.envs.perturbations.options import PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Rate
-from robopref.policies.registry import policy_id
+from robopref.policies.registry import load_policy, policy_id
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor
 
@@ -75,11 +76,36 @@ def test_each_round_deploys_and_refines_the_policy_of_the_last(started):
     assert "<svg" in (run / "rounds.svg").read_text()
 
 
+def test_the_default_recipe_is_that_of_refine(started):
+    kept = read_json(started / "run" / "config.json")["config"]
+    assert (kept["objective"], kept["from_scratch"], kept["include_policy_steps"]) == ("bc", True, "none")
+    refined = read_json(round_directory(started / "run", 1) / "refine" / "config.json")["config"]
+    assert (refined["objective"], refined["from_scratch"], refined["steps"]) == ("bc", True, 3)
+    assert read_json(started / "run" / "rounds.json")["method"] == "bc"
+
+
+@pytest.mark.parametrize(
+    ("objective", "learned_from"), [("apo", "autonomous_success"), ("kto", "autonomous_success"), ("bc", "none")]
+)
+def test_unaided_successes_are_learned_from_where_preferences_are_weighed(started, objective, learned_from):
+    config = settings(started, started / "elsewhere", objective=objective, steps=None)
+    chosen = lifelong._with_recipe(config, load_policy(config.policy))
+    assert (chosen.include_policy_steps, chosen.from_scratch, chosen.steps) == (learned_from, False, 1000)
+    asked = lifelong._with_recipe(replace(config, include_policy_steps="none"), load_policy(config.policy))
+    assert asked.include_policy_steps == "none"
+
+
+def test_what_only_preferences_have_is_refused_before_anything_runs(started, tmp_path):
+    with pytest.raises(RoboprefError, match=r"--anchor-weight.*Name the objective"):
+        run_lifelong(settings(started, tmp_path / "run", anchor_weight=0.5))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_round_may_begin_from_fresh_weights(started, tmp_path):
     from robopref.policies.compact import CompactPolicy
 
     assert run_lifelong(
-        settings(started, tmp_path / "run", rounds=1, from_scratch=True, seed=1)
+        settings(started, tmp_path / "run", rounds=1, objective="apo", from_scratch=True, seed=1)
     )  # the base is fresh weights of seed 0
     refined = CompactPolicy.load(round_directory(tmp_path / "run", 1) / "refine" / "policy")
     before = CompactPolicy.load(started / "base")

@@ -98,6 +98,8 @@ class Benchmark:
     refine_steps: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
+    refine_learning_rate: float | None = None
+    """Of the methods that go on from the base policy; unset takes that of the base's own training."""
     episodes: int | None = None
     """Deployment episodes."""
     evaluation_episodes: int | None = None
@@ -220,4 +222,7 @@ def _budget(config: Benchmark) -> Budget:
     for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes"):
         if getattr(budget, name) < 1:
             raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(budget, name)}.")
+    for name in ("learning_rate", "refine_learning_rate"):
+        if getattr(budget, name) is not None and getattr(budget, name) <= 0:
+            raise RoboprefError(f"--{name.replace('_', '-')} is above 0, got {getattr(budget, name)}.")
     return budget

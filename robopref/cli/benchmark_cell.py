@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from robopref.cli.benchmark_methods import BASE, METHODS
+from robopref.cli.benchmark_methods import BASE, METHODS, Method
 from robopref.cli.collect import Collect, run_collect
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.evaluate import Evaluate, run_evaluate
@@ -44,6 +44,14 @@ class Budget:
     episodes: int
     """Deployment episodes under the operator."""
     evaluation_episodes: int
+    refine_learning_rate: float | None = None
+    """Of methods that go on from the base; None takes the learning rate of everything else."""
+
+    def learning_rate_of(self, method: Method) -> float:
+        """A start from scratch is a training like that of the base, and keeps its rate."""
+        if method.from_scratch or self.refine_learning_rate is None:
+            return self.learning_rate
+        return self.refine_learning_rate
 
 
 @dataclass(frozen=True)
@@ -257,7 +265,7 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
             from_scratch=method.from_scratch,
             steps=steps,
             batch_size=cell.budget.batch_size,
-            learning_rate=cell.budget.learning_rate,
+            learning_rate=cell.budget.learning_rate_of(method),
             wandb="disabled",
             seed=cell.seed,
             resume=True,

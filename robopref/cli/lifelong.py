@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,7 +13,7 @@ from robopref.cli.collect import Collect, collection_summary, run_collect
 from robopref.cli.console import console
 from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
-from robopref.cli.refine import ObjectiveName, Refine, run_refine
+from robopref.cli.refine import ObjectiveName, Refine, run_refine, weighs_preferences, with_recipe
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
@@ -51,15 +51,17 @@ class Lifelong:
     """Who watches deployments and evaluations."""
     memory: Literal["all", "last"] = "all"
     """Learn from the interactions of all rounds so far, or of the last one only."""
-    objective: ObjectiveName = "apo"
-    include_policy_steps: Literal["none", "autonomous_success"] = "autonomous_success"
-    """Policy steps that are learned from like demonstrations: those of unaided successes, or none."""
+    objective: ObjectiveName | None = None
+    """As of `robopref refine`: unset takes bc from scratch for a compact policy without images, apo for every other."""
+    include_policy_steps: Literal["none", "autonomous_success"] | None = None
+    """Policy steps that are learned from like demonstrations: those of unaided successes, or none. Unset takes the
+    former for an objective that weighs preferences, the latter for one that clones."""
     anchor_weight: float = 1.0
     from_scratch: bool = False
     """Begin each round from fresh weights (the reference is the deployed policy all the same); of a compact policy."""
-    steps: int = 1000
-    """Optimiser steps of each round."""
-    batch_size: int = 64
+    steps: int | None = None
+    """Optimiser steps of each round; unset takes 1000, or 5000 from scratch."""
+    batch_size: int = 128
     learning_rate: float = 1e-3
     image: bool = True
     """Render and record camera images (a state policy does without)."""
@@ -112,7 +114,8 @@ def run_lifelong(config: Lifelong) -> bool:
 
     _check(config)
     check_task(config.task, config.perturbation, image=config.image)
-    load_policy(config.policy, config.vla, device=config.device)  # what cannot be loaded is said before anything runs
+    # What cannot be loaded, or cannot be refined so, is said before anything runs.
+    config = _with_recipe(config, load_policy(config.policy, config.vla, device=config.device))
     identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "lifelong", config, resume=config.resume, identity=identity, extendable=("rounds",))
     rounds: list[Round] = []
@@ -156,6 +159,22 @@ def _check(config: Lifelong) -> None:
         raise RoboprefError(f"--patience is at least 1, got {config.patience}.")
     if config.target_success is not None and not 0 < config.target_success < 1:
         raise RoboprefError(f"--target-success lies between 0 and 1, got {config.target_success}.")
+
+
+def _with_recipe(config: Lifelong, policy: object) -> Lifelong:
+    """The settings with what was left open decided, as ``refine`` decides it."""
+    chosen = with_recipe(_refinement(config, 1), policy)
+    assert chosen.objective is not None
+    steps_learned_from = config.include_policy_steps
+    if steps_learned_from is None:
+        steps_learned_from = "autonomous_success" if weighs_preferences(chosen.objective) else "none"
+    return replace(
+        config,
+        objective=chosen.objective,
+        from_scratch=chosen.from_scratch,
+        steps=chosen.steps,
+        include_policy_steps=steps_learned_from,
+    )
 
 
 def _policy_after(config: Lifelong, number: int) -> tuple[str, VLAOptions]:

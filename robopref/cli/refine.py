@@ -284,6 +284,11 @@ def with_recipe(config: Refine, policy: object) -> Refine:
     return config
 
 
+def weighs_preferences(objective: ObjectiveName) -> bool:
+    """Whether an objective holds actions against each other, or against a reference, and does not only clone."""
+    return "anchor_weight" in _SETTINGS.get(objective, ())
+
+
 def _sees_no_images(policy: object) -> bool:
     from robopref.policies.compact import CompactPolicy
 
