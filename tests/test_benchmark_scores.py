@@ -3,7 +3,8 @@ import pytest
 from benchmark_episodes import TASKS, WON, episodes, made, table
 
 from robopref.errors import RoboprefError
-from robopref.evaluation.benchmark_scores import score_methods, views
+from robopref.evaluation.benchmark_runs import views
+from robopref.evaluation.benchmark_scores import score_methods
 from robopref.evaluation.statistics import Rate, paired_bootstrap_difference
 
 

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
+from robopref.evaluation.benchmark_runs import (
+    BASE,
+    Evaluated,
+    Run,
+    RunKey,
+    check_choice,
+    check_paired,
+    read_runs,
+    where_evaluated,
+)
 from robopref.evaluation.statistics import (
     Estimate,
     Rate,
@@ -28,21 +38,7 @@ from robopref.evaluation.statistics import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BASE = "base"
-Evaluated = Literal["same", "others"]
 
-_COLUMNS = (
-    "regime",
-    "task",
-    "seed",
-    "method",
-    "evaluated_on",
-    "scene",
-    "episode_seed",
-    "success",
-    "optimiser_steps",
-    "deployment_takeovers",
-)
 _NAMED_MISSING = 3
 
 
@@ -124,7 +120,7 @@ class BenchmarkScores:
     @property
     def view(self) -> str:
         """What was evaluated, in words."""
-        return _where(self.regime, self.evaluated, self.scene)
+        return where_evaluated(self.regime, self.evaluated, self.scene)
 
     @property
     def one_run(self) -> bool:
@@ -137,31 +133,6 @@ class BenchmarkScores:
             if row.method == method:
                 return row
         raise RoboprefError(f"no method {method!r} was compared, only {', '.join(r.method for r in self.rows)}.")
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The evaluation of one method after one run: which episodes (task, scene seed), in order, and how they ended."""
-
-    episodes: tuple[tuple[str, int], ...]
-    success: NDArray[np.float64]
-    optimiser_steps: int
-    takeovers: int
-
-
-def views(table: pa.Table, regime: str) -> tuple[tuple[Evaluated, str], ...]:
-    """How the runs of a regime were evaluated: (``same`` or ``others``, scene), as many as there are, ``same`` first.
-
-    Raises:
-        RoboprefError: the table lacks columns, or nothing of the regime.
-    """
-    columns = _columns(table, regime)
-    found = {
-        ("same" if task == on else "others", scene)
-        for task, on, scene in zip(columns["task"], columns["evaluated_on"], columns["scene"], strict=True)
-    }
-    kinds: tuple[Evaluated, ...] = ("same", "others")
-    return tuple((kind, scene) for kind in kinds for scene in sorted({s for k, s in found if k == kind}))
 
 
 def score_methods(
@@ -197,19 +168,17 @@ def score_methods(
             recipe is the base; an episode is there twice; methods of a run were evaluated on different episodes; or
             no seed is complete.
     """
-    runs = _runs(_columns(table, regime), evaluated, scene)
-    where = _where(regime, evaluated, scene)
-    if not runs:
-        raise RoboprefError(f"{where}: the table holds no such evaluation.")
+    runs = read_runs(table, regime, evaluated, scene)
+    where = where_evaluated(regime, evaluated, scene)
     if recipe == BASE:
         raise RoboprefError("the base cannot be the recipe: choose the method that the others are held against.")
     there = {method for method, _, _ in runs}
     names = list(dict.fromkeys([BASE, recipe, *(sorted(there) if methods is None else methods)]))
     columns = list(dict.fromkeys(tasks)) if tasks is not None else sorted({task for _, task, _ in runs})
-    _check_choice(where, "method", names, there)
-    _check_choice(where, "task", columns, {task for _, task, _ in runs})
+    check_choice(where, "method", names, there)
+    check_choice(where, "task", columns, {task for _, task, _ in runs})
     runs = {key: run for key, run in runs.items() if key[0] in names and key[1] in columns}
-    _check_paired(where, names, runs)
+    check_paired(where, names, runs)
 
     candidates = sorted({seed for _, _, seed in runs})
     lacking = [(m, t, s) for s in candidates for t in columns for m in names if (m, t, s) not in runs]
@@ -237,85 +206,10 @@ def score_methods(
     )
 
 
-def _where(regime: str, evaluated: Evaluated, scene: str) -> str:
-    on = "the task refined on" if evaluated == "same" else "other tasks"
-    return f"regime {regime}, evaluated on {on} in the {scene} scene"
-
-
-def _columns(table: pa.Table, regime: str) -> dict[str, list[Any]]:
-    """The columns that scores need, of the regime's rows alone."""
-    absent = [name for name in _COLUMNS if name not in table.column_names]
-    if absent:
-        raise RoboprefError(f"the table of evaluation episodes lacks the columns {', '.join(absent)}.")
-    columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
-    chosen = [i for i, name in enumerate(columns["regime"]) if name == regime]
-    if not chosen:
-        known = sorted({str(name) for name in columns["regime"]})
-        raise RoboprefError(f"the table holds nothing of the regime {regime!r}; it holds {', '.join(known) or 'none'}.")
-    return {name: [values[i] for i in chosen] for name, values in columns.items()}
-
-
-def _runs(columns: Mapping[str, list[Any]], evaluated: Evaluated, scene: str) -> dict[tuple[str, str, int], _Run]:
-    """The runs of one view, by (method, task, seed)."""
-    collected: dict[tuple[str, str, int], dict[tuple[str, int], tuple[bool, int, int]]] = {}
-    for row in zip(*(columns[name] for name in _COLUMNS), strict=True):
-        _, task, seed, method, on, scene_here, episode_seed, success, steps, takeovers = row
-        if scene_here != scene or (task == on) != (evaluated == "same"):
-            continue
-        empty = [name for name, value in zip(_COLUMNS, row, strict=True) if value is None]
-        if empty:
-            raise RoboprefError(f"{method} on {task}, seed {seed}: no value for {', '.join(empty)} in an episode.")
-        episodes = collected.setdefault((method, task, seed), {})
-        if (on, episode_seed) in episodes:
-            raise RoboprefError(
-                f"{method} on {task}, seed {seed}: the episode of {on} with seed {episode_seed} is there twice; "
-                "the table must hold each evaluation once."
-            )
-        episodes[on, episode_seed] = (success, steps, takeovers)
-    # An evaluation on several tasks that was stopped between two of them is not there yet.
-    on_all: dict[tuple[str, int], set[str]] = {}
-    for (_, task, seed), episodes in collected.items():
-        on_all.setdefault((task, seed), set()).update(on for on, _ in episodes)
-    return {
-        key: _run(episodes)
-        for key, episodes in collected.items()
-        if {on for on, _ in episodes} == on_all[key[1], key[2]]
-    }
-
-
-def _run(episodes: Mapping[tuple[str, int], tuple[bool, int, int]]) -> _Run:
-    order = tuple(sorted(episodes))
-    _, steps, takeovers = episodes[order[0]]  # the run's, the same in each of its episodes
-    return _Run(order, np.array([episodes[key][0] for key in order], dtype=np.float64), steps, takeovers)
-
-
-def _check_choice(where: str, kind: str, chosen: Sequence[str], there: set[str]) -> None:
-    unknown = [name for name in chosen if name not in there]
-    if unknown or not chosen:
-        raise RoboprefError(
-            f"{where}: no {kind} {', '.join(unknown) or 'was chosen'}; there are {', '.join(sorted(there))}."
-        )
-
-
-def _check_paired(where: str, methods: Sequence[str], runs: Mapping[tuple[str, str, int], _Run]) -> None:
-    for task, seed in sorted({(task, seed) for _, task, seed in runs}):
-        present = [m for m in methods if (m, task, seed) in runs]
-        expected = runs[present[0], task, seed].episodes
-        for method in present[1:]:
-            got = runs[method, task, seed].episodes
-            if got != expected:
-                shared = len(set(got) & set(expected))
-                raise RoboprefError(
-                    f"{where}: on {task}, seed {seed}, {method} was evaluated on other episodes than {present[0]} "
-                    f"({len(got)} and {len(expected)}, {shared} of them shared); evaluate both on the same episode "
-                    "seeds, for a paired comparison needs them."
-                )
-
-
 def _row(
     method: str,
     recipe: str,
-    runs: Mapping[tuple[str, str, int], _Run],
+    runs: Mapping[RunKey, Run],
     success: Mapping[str, NDArray[np.float64]],
     tasks: Sequence[str],
     seeds: Sequence[int],
@@ -336,7 +230,7 @@ def _row(
     )
 
 
-def _gain(method: str, task: str, seed: int, runs: Mapping[tuple[str, str, int], _Run], n_resamples: int) -> RunGain:
+def _gain(method: str, task: str, seed: int, runs: Mapping[RunKey, Run], n_resamples: int) -> RunGain:
     run, base = runs[method, task, seed], runs[BASE, task, seed]
     gain = paired_bootstrap_difference(base.success, run.success, n_resamples=n_resamples)
     return RunGain(method, task, seed, run.takeovers, gain)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import t as student_t
 
 from robopref.errors import RoboprefError
 
@@ -136,6 +137,25 @@ def bootstrap_mean(
     _check_confidence(confidence)
     low, high = _percentiles(_bootstrap(np.mean, numbers, n_resamples, seed), confidence)
     return Estimate(float(numbers.mean()), low, high, len(numbers))
+
+
+def student_mean(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
+    """Mean of one number per run [n] with Student's t interval (Student, "The probable error of a mean", 1908).
+
+    For few runs, where a bootstrap is too narrow; exact when the numbers are normally distributed.
+
+    Raises:
+        RoboprefError: fewer than two values (the spread is not known then), or values that are not finite.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or len(numbers) < 2 or not np.isfinite(numbers).all():
+        raise RoboprefError(
+            f"an interval over runs needs finite values, at least two, in a list; got shape {numbers.shape}."
+        )
+    _check_confidence(confidence)
+    value, n = float(numbers.mean()), len(numbers)
+    half = float(student_t.ppf(0.5 + confidence / 2, n - 1) * numbers.std(ddof=1) / math.sqrt(n))
+    return Estimate(value, value - half, value + half, n)
 
 
 def bootstrap_ratio(

@@ -7,7 +7,8 @@ from itertools import zip_longest
 
 from matplotlib.ticker import MaxNLocator
 
-from robopref.evaluation.benchmark_scores import BASE, BenchmarkScores
+from robopref.evaluation.benchmark_runs import BASE
+from robopref.evaluation.benchmark_scores import BenchmarkScores
 from robopref.evaluation.statistics import paired_mean_difference
 from robopref.reporting.benchmark_tables import by_score, compared, percent_text, reading
 from robopref.reporting.figures import Chart, drawing, percent_axis, to_png, to_svg, zero_line

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from robopref.evaluation.benchmark_runs import BASE
 from robopref.evaluation.benchmark_scores import BenchmarkScores, MethodScores
+from robopref.evaluation.run_comparison import RunComparison
 from robopref.evaluation.statistics import Estimate
 
 # With fewer runs of each task, intervals over runs are clearly too narrow: see paired_interquartile_difference.
@@ -63,6 +65,45 @@ def markdown(scores: BenchmarkScores) -> str:
             _table(task_header(scores), task_rows(scores)),
             "Success by task, with 95 % Wilson intervals over the episodes of all its runs.",
         ]
+    )
+
+
+def run_header(recipe: str) -> list[str]:
+    """Names of the columns of ``run_rows``."""
+    return ["method", "success, mean over its runs", "over base [points]", f"{recipe} over it [points]"]
+
+
+def run_rows(rows: Sequence[RunComparison], recipe: str) -> list[list[str]]:
+    """A row of plain text per method; n counts the runs that are compared."""
+
+    def text(estimate: Estimate | None, *, difference: bool, itself: bool = False) -> str:
+        if itself:
+            return _NONE
+        if estimate is None:
+            return "fewer than two runs"
+        return percent_text(estimate, one_run=False, difference=difference)
+
+    return [
+        [
+            row.method,
+            text(row.success, difference=False),
+            text(row.over_base, difference=True, itself=row.method == BASE),
+            text(row.recipe_over, difference=True, itself=row.method == recipe),
+        ]
+        for row in rows
+    ]
+
+
+def run_markdown(rows: Sequence[RunComparison], recipe: str) -> str:
+    """The methods run by run in Markdown, and how to read it."""
+    return "\n\n".join([_table(run_header(recipe), run_rows(rows, recipe)), run_reading()])
+
+
+def run_reading() -> str:
+    """What the intervals over runs take for granted."""
+    return (
+        "Over runs, a seed of a task each, that both methods have: 95 % Student intervals, which take runs as "
+        "independent draws of a task and a seed. Means of methods that have different runs are not to be compared."
     )
 
 
