@@ -20,8 +20,8 @@ from robopref.diagnosis import (
     state_gradients,
 )
 from robopref.diagnosis.collection import stack_frames
-from robopref.diagnosis.measuring import select_states
 from robopref.diagnosis.pipeline import DiagnosisStopped
+from robopref.diagnosis.selection import select_states
 from robopref.envs.ale import AtariSpec, make_atari_vector
 from robopref.errors import RoboprefError
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from robopref.cli.console import console
+from robopref.cli.diagnose_print import print_diagnosis, stage_bars
 from robopref.cli.diagnose_status import watch_run
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from robopref.diagnosis import Diagnosis, Plan, Subject
     from robopref.diagnosis.sources import EpisodeSource
     from robopref.envs.ale import AtariSpec
-    from robopref.evaluation.statistics import Estimate
 
 FIRE = "FIRE"
 _SERVED = ("stable-baselines3", "cleanrl")  # kinds whose wrappers press FIRE for the policy, at every life
@@ -419,96 +416,6 @@ def _notes(said: Mapping[str, Any], given: Mapping[str, Any], spec: AtariSpec) -
     if assumed:
         settings = ", ".join(f"{name}={value}" for name, value in assumed.items())
         yield f"The model does not say how its game was set up; assumed: {settings}."
-
-
-@contextmanager
-def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar per stage, as the stages come; call the result with (stage, done, total).
-
-    On a pipe or in a file, where bars would appear at the end only, a line per stage as it begins.
-    """
-    if not console.is_terminal:
-        begun: set[str] = set()
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in begun:
-                begun.add(stage)
-                console.print(f"{stage} ({total})", highlight=False)
-                console.file.flush()
-
-        yield tell
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        tasks: dict[str, Any] = {}
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done, total=total)
-
-        yield advance
-
-
-def print_diagnosis(diagnosis: Diagnosis) -> None:
-    """What must be said first, then a row per condition."""
-    from robopref.reporting.diagnosis_words import is_loud, null_of, told_apart
-
-    for statement in diagnosis.statements:
-        console.print(statement, style="bold red" if is_loud(statement) else "yellow", highlight=False)
-    null = diagnosis.null
-    title = f"{diagnosis.subject.policy} on {diagnosis.subject.task} {diagnosis.subject.head}".strip()
-    console.print(
-        _table(
-            title,
-            ("condition", "Lambda", "its null", "null - Lambda", "unattacked - Lambda", "verdict"),
-            [
-                (
-                    c.name,
-                    _text(c.quotient),
-                    _text(null_of(c, null)),
-                    _text(c.below_null),
-                    _text(c.below_clean),
-                    told_apart(c, null).partition(":")[0],
-                )
-                for c in diagnosis.conditions
-            ],
-        )
-    )
-    console.print(
-        _table(
-            "",
-            ("condition", "flips", "to a synonym", "return", "- clean"),
-            [
-                ("clean", "", "", _text(diagnosis.competence.score), ""),
-                *((c.name, *map(_text, (c.flips, c.synonym_flips, c.score, c.score_difference)))
-                  for c in diagnosis.conditions),
-            ],
-        )
-    )  # fmt: skip
-    directions, decisions = diagnosis.directions, diagnosis.decisions
-    synonyms = "" if decisions.synonym_ties is None else f" (among synonyms only {_text(decisions.synonym_ties)})"
-    console.print(
-        f"lambda_1 / trace {_text(directions.share)}; lambda_2 / lambda_1 {_text(directions.eigengap)}; "
-        f"{directions.n_zero} of {directions.n_states} gradients exactly zero; near-ties "
-        f"{_text(decisions.near_ties)}{synonyms}",
-        highlight=False,
-    )
-
-
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table without the columns in which no row has anything."""
-    used = [i for i in range(len(headings)) if any(row[i].strip("- ") for row in rows)]
-    table = Table(title=title or None)
-    for i in used:
-        table.add_column(headings[i], no_wrap=i == 0, overflow="fold")
-    for row in rows:
-        table.add_row(*(row[i] for i in used))
-    return table
-
-
-def _text(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _track(out: Path, diagnosis: Diagnosis, config: dict[str, Any], wandb: str) -> None:

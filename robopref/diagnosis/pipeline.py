@@ -30,19 +30,16 @@ from robopref.diagnosis.findings import (
     identity_of,
 )
 from robopref.diagnosis.measuring import (
-    attack_selection,
     count_flips,
-    distinct_episodes,
-    independent_episodes,
     measure_attack,
     measure_clean,
     measure_null,
     measure_part,
     measure_shift,
-    select_as_many,
 )
 from robopref.diagnosis.plan import Plan
 from robopref.diagnosis.results import Diagnosis, Subject, save_diagnosis
+from robopref.diagnosis.selection import attack_selection, distinct_episodes, independent_episodes, select_as_many
 from robopref.diagnosis.sources import EpisodeSource
 from robopref.errors import RoboprefError
 from robopref.protocols import QPolicy
