@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from robopref.cli import benchmark_cell
-from robopref.cli.benchmark import RESULTS, Benchmark, plan, run_benchmark
-from robopref.cli.benchmark_cell import Evaluation, run_cell
+from robopref.cli.benchmark import PRESETS, RESULTS, Benchmark, plan, run_benchmark
+from robopref.cli.benchmark_cell import Evaluation, budget_json, run_cell
 from robopref.cli.benchmark_methods import METHODS, Method, check_methods
 from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_report import report_benchmark
@@ -227,6 +227,7 @@ def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
         ({"regimes": ()}, "at least one of the regimes"),
         ({"workers": -1}, "--workers is at least 1"),
         ({"refine_learning_rate": 0.0}, "--refine-learning-rate is above 0"),
+        ({"learning_rate": 0.0}, "--learning-rate is above 0"),
         ({"refined_tasks": ("push",)}, "--refined-tasks"),
         ({"recipe": "iwr"}, "--recipe"),
     ],
@@ -235,6 +236,12 @@ def test_settings_that_make_no_benchmark_are_refused_before_anything_is_written(
     with pytest.raises(RoboprefError, match=message):
         run_benchmark(settings(tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_are_left_open_do_not_tell_versions_apart():
+    budget = PRESETS["full"].budget
+    assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate"}
+    assert budget_json(replace(budget, refine_learning_rate=1e-4))["refine_learning_rate"] == 1e-4
 
 
 def test_methods_are_named_once():

@@ -12,6 +12,7 @@ from robopref.envs.perturbations.options import PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Rate
 from robopref.policies.registry import load_policy, policy_id
+from robopref.policies.vla.options import LoraOptions
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor
 
@@ -81,7 +82,8 @@ def test_the_default_recipe_is_that_of_refine(started):
     assert (kept["objective"], kept["from_scratch"], kept["include_policy_steps"]) == ("bc", True, "none")
     refined = read_json(round_directory(started / "run", 1) / "refine" / "config.json")["config"]
     assert (refined["objective"], refined["from_scratch"], refined["steps"]) == ("bc", True, 3)
-    assert read_json(started / "run" / "rounds.json")["method"] == "bc"
+    told = read_json(started / "run" / "rounds.json")
+    assert (told["method"], told["from_scratch"]) == ("bc", True)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,25 @@ def test_what_only_preferences_have_is_refused_before_anything_runs(started, tmp
     with pytest.raises(RoboprefError, match=r"--anchor-weight.*Name the objective"):
         run_lifelong(settings(started, tmp_path / "run", anchor_weight=0.5))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "bc", "lora": LoraOptions(lora_rank=3)}, "--lora-"),
+        ({"steps": 0}, "--steps"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+    ],
+)
+def test_what_cannot_be_refined_so_is_said_before_anything_runs(started, tmp_path, options, said):
+    with pytest.raises(RoboprefError, match=said):
+        run_lifelong(settings(started, tmp_path / "run", **options))
+    assert not (tmp_path / "run").exists()
+
+
+def test_left_to_itself_it_trains_as_long_as_refine_does(started):
+    config = settings(started, started / "elsewhere", steps=None)
+    assert lifelong._with_recipe(config, load_policy(config.policy)).steps == 5000
 
 
 def test_a_round_may_begin_from_fresh_weights(started, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from synthetic import demonstrations, interactions, right_action
 from test_policies import tiny_policy
 
-from robopref.cli.refine import Refine, run_refine, with_recipe
+from robopref.cli.refine import ObjectiveName, Refine, run_refine, weighs_preferences, with_recipe
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
 from robopref.mixture import Mixture
@@ -272,3 +273,8 @@ def test_steps_that_are_left_open_are_more_from_scratch():
     assert not with_recipe(asked, image).from_scratch
     warm = dataclasses.replace(asked, objective="apo", beta=0.3)
     assert with_recipe(warm, state) == dataclasses.replace(warm, steps=1000)
+
+
+def test_which_objectives_weigh_preferences_and_which_only_clone():
+    weighing = {name for name in get_args(ObjectiveName) if weighs_preferences(name)}
+    assert weighing == {"apo", "kto", "dpo", "tpo", "paired-takeover"}

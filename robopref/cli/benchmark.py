@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from robopref.cli.benchmark_cell import Budget, Cell, Regime
+from robopref.cli.benchmark_cell import Budget, Cell, Regime, budget_json
 from robopref.cli.benchmark_methods import check_methods
 from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_report import report_benchmark
@@ -23,6 +23,7 @@ from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json, versions
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
+from robopref.evaluation.benchmark_runs import PRETRAINED
 from robopref.human_io.scripted import ScriptedOperatorConfig
 
 RESULTS = "results.parquet"
@@ -121,7 +122,7 @@ def run_benchmark(config: Benchmark) -> bool:
     cells = plan(config)
     changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe")
     # The preset's numbers, too, so that a run never goes on with those of another version.
-    identity = {"budget": json.dumps(to_json(_budget(config)))}
+    identity = {"budget": json.dumps(budget_json(_budget(config)))}
     start_run(config.out, "benchmark", config, resume=config.resume, identity=identity, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
     workers = config.workers or os.cpu_count() or 1
@@ -143,7 +144,7 @@ def run_benchmark(config: Benchmark) -> bool:
     if rows:
         about = {
             "config": to_json(config),
-            "budget": to_json(_budget(config)),
+            "budget": budget_json(_budget(config)),
             "versions": versions(),
             "minutes": (time.monotonic() - started) / 60,
         }
@@ -207,7 +208,7 @@ def plan(config: Benchmark) -> list[Cell]:
                 config.operator,
                 config.perturbation if regime == "perturbed" else ORIGINAL,
             )
-            if regime == "pretrained":
+            if regime == PRETRAINED:
                 cells.append(whole)
             else:
                 cells += [replace(whole, directory=whole.directory / t, base_tasks=(t,), tasks=(t,)) for t in tasks]

@@ -54,6 +54,11 @@ class Budget:
         return self.refine_learning_rate
 
 
+def budget_json(budget: Budget) -> dict[str, Any]:
+    """What is set, as JSON values: the same for a budget that was written before a further setting came."""
+    return {name: value for name, value in vars(budget).items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """A method's policy on a task in a scene: what the rows of the results are about."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from robopref.cli.console import console, say
@@ -22,7 +23,7 @@ _FIGURES = "figures"
 def report_benchmark(results: pa.Table, out: Path, recipe: str) -> list[BenchmarkScores]:
     """Print the tables, write ``out/results.md`` and ``out/figures/*.svg|png`` -> the scores they were made of.
 
-    Aggregates over seeds and tasks leave out what is not complete yet, and say so; the comparison run by run takes
+    Aggregates over seeds and tasks leave out what is not complete yet, and say so; the comparison pair by pair takes
     what there is.
 
     Raises:
@@ -58,23 +59,24 @@ def report_benchmark(results: pa.Table, out: Path, recipe: str) -> list[Benchmar
             try:
                 scores = score_methods(results, regime, evaluated=evaluated, scene=scene, recipe=recipe)
             except NoCompleteSeedError as error:  # nothing is wrong with the others
-                say(f"no aggregates: {error}")
+                parts.append(f"No aggregates: {error}")
+                say(parts[-1])
             else:
                 found.append(scores)
-                table = Table(*summary_header(scores), title=scores.view)
+                table = Table(*map(escape, summary_header(scores)), title=scores.view)
                 for row in summary_rows(scores):
                     table.add_row(*row)
                 console.print(table)
                 say(f"{compared(scores)} {reading(scores)}")
                 parts += [markdown(scores), *_draw(scores, out)]
             runs = compare_runs(results, regime, evaluated=evaluated, scene=scene, recipe=recipe)
-            table = Table(*run_header(recipe), title=f"run by run, {where}")
-            for row in run_rows(runs, recipe):
+            table = Table(*map(escape, run_header(recipe)), title=f"pair by pair, {where}")
+            for row in run_rows(runs, regime, recipe):
                 table.add_row(*row)
             console.print(table)
-            say(run_reading())
+            say(run_reading(regime))
             title = f"## {where[0].upper()}{where[1:]}"
-            sections.append("\n\n".join([title, *parts, "Run by run:", run_markdown(runs, recipe)]))
+            sections.append("\n\n".join([title, *parts, "Pair by pair:", run_markdown(runs, regime, recipe)]))
     if sections:
         (out / MARKDOWN).write_text("\n\n".join(sections) + "\n")
         say(f"tables and figures: {out / MARKDOWN}")

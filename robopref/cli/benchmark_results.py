@@ -85,7 +85,8 @@ def read_benchmark(paths: Sequence[Path]) -> tuple[pa.Table, list[dict[str, Any]
     """The rows of result files one after the other, and what each file says about itself.
 
     Raises:
-        RoboprefError: a file that is missing or none of ours, or an evaluation that two of them hold.
+        RoboprefError: a file that is missing or none of ours, an evaluation that two of them hold, or files whose
+            methods of one regime had another budget, input, operator or perturbation, and so cannot be taken together.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -105,13 +106,38 @@ def read_benchmark(paths: Sequence[Path]) -> tuple[pa.Table, list[dict[str, Any]
             raise RoboprefError(f"{path} holds other data: name the results.parquet that robopref benchmark wrote.")
         tables.append(table.select(_schema().names).replace_schema_metadata(None))
         about.append(json.loads(metadata))
+    _check_alike(paths, tables, about)
     together = pa.concat_tables(tables)
     keys = [*_EVALUATION, "episode_seed"]
     if together.group_by(keys).aggregate([]).num_rows < together.num_rows:
         raise RoboprefError(
-            "the same evaluation episodes are there twice: give files of different regimes, tasks or seeds."
+            "the same evaluation episodes are there twice (every file has the base policy's): give files of other "
+            "regimes, tasks or seeds."
         )
     return together, about
+
+
+def _check_alike(paths: Sequence[Path], tables: Sequence[pa.Table], about: Sequence[dict[str, Any]]) -> None:
+    """See that a method of a regime is the same thing in every file."""
+    first: dict[str, tuple[Path, dict[str, Any]]] = {}
+    for path, table, said in zip(paths, tables, about, strict=True):
+        for regime in dict.fromkeys(table.column("regime").to_pylist()):
+            settings = _settings(said, regime)
+            other, expected = first.setdefault(regime, (path, settings))
+            differing = sorted(k for k in {*settings, *expected} if settings.get(k) != expected.get(k))
+            if differing:
+                raise RoboprefError(
+                    f"{path} and {other} hold results of the regime {regime} with different settings "
+                    f"({', '.join(differing)}), which are no runs of the same methods: draw them apart."
+                )
+
+
+def _settings(about: dict[str, Any], regime: str) -> dict[str, Any]:
+    """What makes the results of a regime what they are, as a file's metadata has it; unset settings are left out."""
+    config = about.get("config", {})
+    names = ("inputs", "operator", *(("perturbation",) if regime == "perturbed" else ()))
+    settings = {name: config.get(name) for name in names} | about.get("budget", {})
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _schema() -> pa.Schema:

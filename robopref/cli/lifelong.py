@@ -13,7 +13,7 @@ from robopref.cli.collect import Collect, collection_summary, run_collect
 from robopref.cli.console import console
 from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
-from robopref.cli.refine import ObjectiveName, Refine, run_refine, weighs_preferences, with_recipe
+from robopref.cli.refine import ObjectiveName, Refine, check_refinable, run_refine, weighs_preferences, with_recipe
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
@@ -32,7 +32,8 @@ class Lifelong:
     """Rounds of deployment, refinement and evaluation, each from where the last one ended.
 
     Round r deploys the policy of round r - 1 under the operator on new layouts, refines it on the demonstrations and
-    the interactions, with itself as the reference, and evaluates the result on the same layouts as every other round.
+    the interactions (where the objective has a reference, with itself as that), and evaluates the result on the same
+    layouts as every other round.
     With --perturb, deployments and evaluations are in the perturbed scene, and each policy is evaluated in the original
     one as well: what it forgot.
     """
@@ -58,10 +59,13 @@ class Lifelong:
     former for an objective that weighs preferences, the latter for one that clones."""
     anchor_weight: float = 1.0
     from_scratch: bool = False
-    """Begin each round from fresh weights (the reference is the deployed policy all the same); of a compact policy."""
+    """Begin each round from fresh weights, of a compact policy (the reference, if the objective has one, is the
+    deployed policy all the same)."""
     steps: int | None = None
     """Optimiser steps of each round; unset takes 1000, or 5000 from scratch."""
     batch_size: int = 128
+    micro_batch_size: int | None = None
+    """Samples per forward pass; unset takes the whole batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image: bool = True
     """Render and record camera images (a state policy does without)."""
@@ -155,6 +159,11 @@ def round_directory(out: Path, number: int) -> Path:
 def _check(config: Lifelong) -> None:
     if not 1 <= config.rounds < MOST_ROUNDS or config.seed >= MOST_ROUNDS:
         raise RoboprefError(f"--rounds runs from 1 to {MOST_ROUNDS - 1} and --seed from 0 to {MOST_ROUNDS - 1}.")
+    if (config.steps is not None and config.steps < 1) or config.learning_rate <= 0 or config.batch_size < 1:
+        raise RoboprefError(
+            f"--steps and --batch-size are at least 1 and --learning-rate is above 0, got {config.steps}, "
+            f"{config.batch_size} and {config.learning_rate}."
+        )
     if config.patience is not None and config.patience < 1:
         raise RoboprefError(f"--patience is at least 1, got {config.patience}.")
     if config.target_success is not None and not 0 < config.target_success < 1:
@@ -164,6 +173,7 @@ def _check(config: Lifelong) -> None:
 def _with_recipe(config: Lifelong, policy: object) -> Lifelong:
     """The settings with what was left open decided, as ``refine`` decides it."""
     chosen = with_recipe(_refinement(config, 1), policy)
+    check_refinable(chosen, policy)
     assert chosen.objective is not None
     steps_learned_from = config.include_policy_steps
     if steps_learned_from is None:
@@ -216,6 +226,7 @@ def _refinement(config: Lifelong, number: int) -> Refine:
         anchor_weight=config.anchor_weight,
         steps=config.steps,
         batch_size=config.batch_size,
+        micro_batch_size=config.micro_batch_size,
         learning_rate=config.learning_rate,
         device=config.device,
         wandb="disabled",  # the run of all rounds has their rates
@@ -350,6 +361,8 @@ def _write(config: Lifelong, identity: dict[str, str], rounds: Sequence[Round], 
             **identity,
             **config.perturbation.to_json(),
             "method": config.objective,
+            "from_scratch": config.from_scratch,
+            "include_policy_steps": config.include_policy_steps,
             "rounds": [asdict(r) for r in rounds],
             "stopped": why,
             "versions": versions(),

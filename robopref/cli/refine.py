@@ -155,20 +155,13 @@ def run_refine(config: Refine) -> bool:
     }
     keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
     objective = get_objective(config.objective, **keep)
-    if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
-        raise RoboprefError(
-            f"{config.policy} cannot be trained here: a policy to refine is a torch.nn.Module with freeze_reference()."
-        )
+    check_refinable(config, policy)
     if isinstance(policy, HFVLAPolicy):
         torch.manual_seed(config.seed)
         policy.add_adapter(config.lora)
         # Whatever its last training took: an adapter remembers that.
         public = config.objective == "apo" and config.variant == "reference"
         policy.normalize_over = "vocabulary" if public else "actions"
-    elif config.lora != DEFAULT_LORA:
-        raise RoboprefError(
-            f"--lora-* is for vision-language-action models; {config.policy} is another kind of policy."
-        )
     interactions = load_episodes(config.interactions)
     takeovers = sum(takeover_count(episode.actor) for episode in interactions.episodes)
     if takeovers == 0:
@@ -284,6 +277,29 @@ def with_recipe(config: Refine, policy: object) -> Refine:
     return config
 
 
+def check_refinable(config: Refine, policy: object) -> None:
+    """See that a policy can be refined so, as far as it can be told without data.
+
+    Raises:
+        RoboprefError: a policy that is no network, or settings of another kind of policy.
+    """
+    import torch
+
+    from robopref.policies.compact import CompactPolicy
+    from robopref.policies.vla.policy import HFVLAPolicy
+
+    if not (isinstance(policy, torch.nn.Module) and hasattr(policy, "freeze_reference")):
+        raise RoboprefError(
+            f"{config.policy} cannot be trained here: a policy to refine is a torch.nn.Module with freeze_reference()."
+        )
+    if config.lora != DEFAULT_LORA and not isinstance(policy, HFVLAPolicy):
+        raise RoboprefError(
+            f"--lora-* is for vision-language-action models; {config.policy} is another kind of policy."
+        )
+    if config.from_scratch and not isinstance(policy, CompactPolicy):
+        raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
+
+
 def weighs_preferences(objective: ObjectiveName) -> bool:
     """Whether an objective holds actions against each other, or against a reference, and does not only clone."""
     return "anchor_weight" in _SETTINGS.get(objective, ())
@@ -312,11 +328,9 @@ def _from_scratch(
     """Fresh weights, and the statistics of the steps that are learned from; the base stays the reference."""
     import numpy as np
 
-    from robopref.policies.compact import CompactPolicy, untrained_copy
+    from robopref.policies.compact import untrained_copy
     from robopref.training.dataset import check_same_kind
 
-    if not isinstance(policy, CompactPolicy):
-        raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
     check_same_kind(episodes, policy.observation_keys)
     drawn = [mixture.drawn(steps) for steps in labels]
     observations: dict[str, NDArray[Any]] = {

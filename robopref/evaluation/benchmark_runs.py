@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BASE = "base"
+PRETRAINED = "pretrained"
+"""The regime in which one base policy per seed serves all tasks."""
 Evaluated = Literal["same", "others"]
 RunKey = tuple[str, str, int]
 """Method, task refined on, seed."""
@@ -35,7 +37,10 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class Run:
-    """The evaluation of one method after one run: which episodes (task, scene seed), in order, and how they ended."""
+    """The evaluation of one method after one run: which episodes (task, scene seed), in order, and how they ended.
+
+    ``success`` is [episodes], 0 or 1.
+    """
 
     episodes: tuple[tuple[str, int], ...]
     success: NDArray[np.float64]
@@ -132,6 +137,8 @@ def check_paired(where: str, methods: Sequence[str], runs: Mapping[RunKey, Run])
     """Raises RoboprefError when methods of a task and seed were evaluated on different episodes."""
     for task, seed in sorted({(task, seed) for _, task, seed in runs}):
         present = [m for m in methods if (m, task, seed) in runs]
+        if not present:
+            continue
         expected = runs[present[0], task, seed].episodes
         for method in present[1:]:
             got = runs[method, task, seed].episodes

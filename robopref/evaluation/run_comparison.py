@@ -1,19 +1,23 @@
-"""Methods of a benchmark compared run by run, over whatever runs two of them share.
+"""Methods of a benchmark compared pair by pair, over whatever runs two of them share.
 
 Scores over tables of seeds and tasks (``benchmark_scores``) need every method on every task of a seed. This needs no
-more than pairs, so that runs that were made at different times count all the same, and it gives an interval where each
-task was run once.
+more than pairs, so that unfinished benchmarks and methods that were added later count all the same, and it has an
+interval where each task was run once.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from robopref.errors import RoboprefError
 from robopref.evaluation.benchmark_runs import (
     BASE,
+    PRETRAINED,
     Evaluated,
     Run,
     RunKey,
@@ -21,29 +25,49 @@ from robopref.evaluation.benchmark_runs import (
     read_runs,
     where_evaluated,
 )
-from robopref.evaluation.statistics import Estimate, student_mean
+from robopref.evaluation.statistics import student_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_FEWEST_UNITS = 3
+"""With two, shares of few episodes agree by chance, and Student's interval is nothing like as wide as it should be."""
+
+
+@dataclass(frozen=True)
+class UnitMean:
+    """A mean over units that are independent of each other, each the mean of its runs.
+
+    ``interval`` is Student's 95 %, over units; None with fewer than three of them, or where all are the same.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+    units: int
+    runs: int
+
 
 @dataclass(frozen=True)
 class RunComparison:
-    """One method over its runs; values are shares from 0 to 1 or differences of such, and n counts runs.
+    """One method over its runs; values are shares from 0 to 1 or differences of such.
 
     Attributes:
         method: its name.
         success: mean success of its runs. Methods with other runs are not to be compared by it.
-        over_base: mean of its success less that of the base, over the runs of both; None for the base.
-        recipe_over: mean of the recipe's success less its own, over the runs of both; None for the recipe itself.
-
-    Each is None, too, where there are fewer than two such runs.
+        over_base: its success less that of the base, over the runs of both; None for the base, and without such runs.
+        recipe_over: the recipe's success less its own, over the runs of both; None for the recipe itself, and without
+            such runs.
     """
 
     method: str
-    success: Estimate | None
-    over_base: Estimate | None
-    recipe_over: Estimate | None
+    success: UnitMean
+    over_base: UnitMean | None
+    recipe_over: UnitMean | None
+
+
+def unit_of(regime: str) -> Literal["task", "seed"]:
+    """What is independent of each other: tasks, unless one base policy per seed serves all of them."""
+    return "seed" if regime == PRETRAINED else "task"
 
 
 def compare_runs(
@@ -51,8 +75,10 @@ def compare_runs(
 ) -> tuple[RunComparison, ...]:
     """Every method over its runs -> the base first, the others by their gain over it.
 
-    A run is a seed of a task. Intervals are Student's over runs, which are taken as independent draws of a task and a
-    seed together: what differs between tasks widens them, so for these very tasks they are rather too wide.
+    A run is a seed of a task. Runs of one task are averaged first, so that every task counts alike however many seeds
+    it has, and intervals are Student's over tasks: they speak of tasks like these, and for these very tasks they are
+    rather too wide. In the regime ``pretrained``, where the tasks of a seed share a base policy, it is the other way
+    round: the tasks of a seed are averaged, and intervals are over seeds.
 
     Args:
         table: evaluation episodes, as for ``score_methods``.
@@ -62,8 +88,11 @@ def compare_runs(
         recipe: the method that the others are held against.
 
     Raises:
-        RoboprefError: see ``read_runs``; the recipe was not run; methods of a run were evaluated on different episodes.
+        RoboprefError: see ``read_runs``; the recipe was not run, or is the base; methods of a run were evaluated on
+            different episodes.
     """
+    if recipe == BASE:
+        raise RoboprefError("the base cannot be the recipe: choose the method that the others are held against.")
     runs = read_runs(table, regime, evaluated, scene)
     methods = sorted({method for method, _, _ in runs})
     if recipe not in methods:
@@ -71,32 +100,34 @@ def compare_runs(
             f"{where_evaluated(regime, evaluated, scene)}: no method {recipe}; there are {', '.join(methods)}."
         )
     check_paired(where_evaluated(regime, evaluated, scene), methods, runs)
-    rows = [
-        RunComparison(
-            method,
-            _mean([float(run.success.mean()) for (name, _, _), run in sorted(runs.items()) if name == method], low=0.0),
-            None if method == BASE else _difference(method, BASE, runs),
-            None if method == recipe else _difference(recipe, method, runs),
-        )
-        for method in methods
-    ]
-    return tuple(sorted(rows, key=lambda row: (row.method != BASE, -row.over_base.value if row.over_base else 0.0)))
+    rows = []
+    for method in methods:
+        success = _mean({key[1:]: float(run.success.mean()) for key, run in runs.items() if key[0] == method}, regime)
+        assert success is not None
+        over_base = None if method == BASE else _difference(method, BASE, runs, regime)
+        recipe_over = None if method == recipe else _difference(recipe, method, runs, regime)
+        rows.append(RunComparison(method, success, over_base, recipe_over))
+    return tuple(sorted(rows, key=lambda row: (row.method != BASE, -row.over_base.value if row.over_base else np.inf)))
 
 
-def _difference(method: str, other: str, runs: Mapping[RunKey, Run]) -> Estimate | None:
-    return _mean(
-        [
-            float(run.success.mean() - runs[other, task, seed].success.mean())
-            for (name, task, seed), run in sorted(runs.items())
-            if name == method and (other, task, seed) in runs
-        ],
-        low=-1.0,
-    )
+def _difference(method: str, other: str, runs: Mapping[RunKey, Run], regime: str) -> UnitMean | None:
+    differences = {
+        (task, seed): float(run.success.mean() - runs[other, task, seed].success.mean())
+        for (name, task, seed), run in runs.items()
+        if name == method and (other, task, seed) in runs
+    }
+    return _mean(differences, regime, lowest=-1.0)
 
 
-def _mean(values: list[float], *, low: float) -> Estimate | None:
-    """Their mean, its interval cut where no share (from 0) or difference of shares (from -1) lies."""
-    if len(values) < 2:
+def _mean(by_run: Mapping[tuple[str, int], float], regime: str, *, lowest: float = 0.0) -> UnitMean | None:
+    """The mean of values by task and seed, its interval cut where no such value lies; None of none."""
+    if not by_run:
         return None
-    free = student_mean(values)
-    return replace(free, low=max(low, free.low), high=min(1.0, free.high))
+    by_unit: dict[str | int, list[float]] = defaultdict(list)
+    for (task, seed), value in sorted(by_run.items()):
+        by_unit[seed if unit_of(regime) == "seed" else task].append(value)
+    means = [float(np.mean(values)) for values in by_unit.values()]
+    if len(means) < _FEWEST_UNITS or np.ptp(means) == 0:
+        return UnitMean(float(np.mean(means)), None, len(means), len(by_run))
+    student = student_mean(means)
+    return UnitMean(student.value, (max(lowest, student.low), min(1.0, student.high)), len(means), len(by_run))

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import t as student_t
 
 from robopref.errors import RoboprefError
 
@@ -142,11 +141,14 @@ def bootstrap_mean(
 def student_mean(values: ArrayLike, *, confidence: float = 0.95) -> Estimate:
     """Mean of one number per run [n] with Student's t interval (Student, "The probable error of a mean", 1908).
 
-    For few runs, where a bootstrap is too narrow; exact when the numbers are normally distributed.
+    For few runs, where a bootstrap is too narrow; exact when the numbers are normally distributed. A point when all
+    values are the same, which says that these did not vary, not that others would not.
 
     Raises:
         RoboprefError: fewer than two values (the spread is not known then), or values that are not finite.
     """
+    from scipy.stats import t as student_t  # a second to import
+
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or len(numbers) < 2 or not np.isfinite(numbers).all():
         raise RoboprefError(

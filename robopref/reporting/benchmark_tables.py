@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from robopref.evaluation.benchmark_runs import BASE
 from robopref.evaluation.benchmark_scores import BenchmarkScores, MethodScores
-from robopref.evaluation.run_comparison import RunComparison
+from robopref.evaluation.run_comparison import RunComparison, UnitMean, unit_of
 from robopref.evaluation.statistics import Estimate
 
 # With fewer runs of each task, intervals over runs are clearly too narrow: see paired_interquartile_difference.
@@ -70,18 +70,19 @@ def markdown(scores: BenchmarkScores) -> str:
 
 def run_header(recipe: str) -> list[str]:
     """Names of the columns of ``run_rows``."""
-    return ["method", "success, mean over its runs", "over base [points]", f"{recipe} over it [points]"]
+    return ["method", "success, mean", "over base [points]", f"{recipe} over it [points]"]
 
 
-def run_rows(rows: Sequence[RunComparison], recipe: str) -> list[list[str]]:
-    """A row of plain text per method; n counts the runs that are compared."""
+def run_rows(rows: Sequence[RunComparison], regime: str, recipe: str) -> list[list[str]]:
+    """A row of plain text per method, with how many tasks (or seeds) and runs each number is of."""
 
-    def text(estimate: Estimate | None, *, difference: bool, itself: bool = False) -> str:
-        if itself:
-            return _NONE
-        if estimate is None:
-            return "fewer than two runs"
-        return percent_text(estimate, one_run=False, difference=difference)
+    def text(mean: UnitMean | None, *, difference: bool, itself: bool = False) -> str:
+        if mean is None:
+            return _NONE if itself else "no run in common"
+        sign, unit = ("+", "") if difference else ("", " %")
+        interval = "" if mean.interval is None else " [{}, {}]".format(*(f"{100 * x:{sign}.1f}" for x in mean.interval))
+        of = f"{_count(mean.units, unit_of(regime))}, {_count(mean.runs, 'run')}"
+        return f"{100 * mean.value:{sign}.1f}{unit}{interval} ({of})"
 
     return [
         [
@@ -94,16 +95,26 @@ def run_rows(rows: Sequence[RunComparison], recipe: str) -> list[list[str]]:
     ]
 
 
-def run_markdown(rows: Sequence[RunComparison], recipe: str) -> str:
-    """The methods run by run in Markdown, and how to read it."""
-    return "\n\n".join([_table(run_header(recipe), run_rows(rows, recipe)), run_reading()])
+def run_markdown(rows: Sequence[RunComparison], regime: str, recipe: str) -> str:
+    """The methods pair by pair in Markdown, and how to read it."""
+    return "\n\n".join([_table(run_header(recipe), run_rows(rows, regime, recipe)), run_reading(regime)])
 
 
-def run_reading() -> str:
-    """What the intervals over runs take for granted."""
+def run_reading(regime: str) -> str:
+    """What the pairs are over, and what their intervals speak of."""
+    if unit_of(regime) == "seed":
+        over = (
+            "All tasks of a seed share a base policy: they are averaged first, and intervals are Student's 95 % "
+            "intervals over seeds."
+        )
+    else:
+        over = (
+            "The runs of a task are averaged first, and intervals are Student's 95 % intervals over tasks: they speak "
+            "of tasks like these, and are rather too wide for these alone."
+        )
     return (
-        "Over runs, a seed of a task each, that both methods have: 95 % Student intervals, which take runs as "
-        "independent draws of a task and a seed. Means of methods that have different runs are not to be compared."
+        f"Differences are over the runs that both methods have. {over} There is none with fewer than three, or where "
+        "all are the same. Rows of different runs are not to be compared with each other."
     )
 
 
@@ -127,7 +138,7 @@ def reading(scores: BenchmarkScores) -> str:
     """How to read intervals over runs, and what these runs cannot tell."""
     if scores.one_run:
         return (
-            "There is one run of each task: the spread between runs is not known, so numbers over runs have no "
+            "There is one run of each task: the spread between runs of a task is not known, so these numbers have no "
             "interval and support no claim."
         )
     text = (
