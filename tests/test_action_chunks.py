@@ -544,3 +544,16 @@ def test_fast_tokens_of_single_actions_are_refused(tmp_path, capsys):
     run(*arguments, "--chunk", 0, expect=2)
     assert "at least one action" in capsys.readouterr().err
     assert not (tmp_path / "t").exists()
+
+
+def test_noise_on_the_actions_of_chunks():
+    data = make_dataset(chunk_policy(BINNED))
+    everything = np.arange(len(data))
+    nothing = np.zeros((len(data), H * A))
+    np.testing.assert_array_equal(data.noisy_tokens(everything, nothing), data.tokens)
+    noise = np.random.default_rng(0).normal(size=nothing.shape)
+    noisy = data.noisy_tokens(everything, 0.2 * noise)
+    np.testing.assert_array_equal(noisy > 0, data.tokens > 0)  # no action where the chunk has none
+    assert (noisy != data.tokens).any()
+    with pytest.raises(RoboprefError, match="variable number of tokens"):
+        make_dataset(chunk_policy(FAST)).noisy_tokens(everything, nothing)

@@ -96,6 +96,9 @@ class Refine:
     """Samples per forward pass of a process; unset takes its whole part of the batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image_shift: int = 4
+    action_smoothing: float = 0.0
+    """Standard deviation of the normal distribution around each recorded action that is learned in its place, in
+    normalised units (an action's range is 2); 0: the recorded action's own bin."""
     augmentation_variants: int | None = None
     """Fixed shifts per image, one of which each step takes; unset takes 4 with a reference cache, else no limit."""
     reference_cache: Path | None = None
@@ -232,6 +235,7 @@ def run_refine(config: Refine) -> bool:
             batch_size=config.batch_size,
             learning_rate=config.learning_rate,
             image_shift=config.image_shift,
+            action_smoothing=config.action_smoothing,
             seed=config.seed,
             micro_batch_size=config.micro_batch_size,
             augmentation_variants=variants,

@@ -44,6 +44,9 @@ class Train:
     learning_rate: float = 1e-3
     image_shift: int = 4
     """Largest random shift of the training images, pixels."""
+    action_smoothing: float = 0.0
+    """Standard deviation of the normal distribution around each recorded action that is learned in its place, in
+    normalised units (an action's range is 2); 0: the recorded action's own bin."""
     width: int = 256
     """Width of the policy's layers."""
     chunk: int = 1
@@ -100,6 +103,7 @@ def run_train(config: Train) -> bool:
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         image_shift=config.image_shift,
+        action_smoothing=config.action_smoothing,
         seed=config.seed,
         micro_batch_size=config.micro_batch_size,
         compile=config.compile,

@@ -82,9 +82,10 @@ class Composer:
         objective: Objective,
         image_shift: int,
         randomness: SampleRandomness,
+        action_smoothing: float = 0.0,
     ) -> None:
         self.dataset, self.sampler, self.objective = dataset, sampler, objective
-        self.image_shift, self.randomness = image_shift, randomness
+        self.image_shift, self.randomness, self.action_smoothing = image_shift, randomness, action_smoothing
         self.rejecting = objective.contrast in ("rejected", "sampled")
 
     def part(self, step: int) -> Part:
@@ -120,7 +121,12 @@ class Composer:
         unconditioned = self.randomness.dropped(step, positions, self.objective.condition_dropout)
         samples = self.dataset.gather(indices, unconditioned)
         shifts = self.randomness.shifts(step, positions, indices, variants, self.image_shift)
-        samples = Samples(shift_images(samples.observations, shifts), samples.instructions, samples.tokens)
+        tokens = samples.tokens
+        if self.action_smoothing:
+            size = self.dataset.chunk_values
+            noise = self.randomness.noise(step, positions, indices, variants, size)
+            tokens = self.dataset.noisy_tokens(indices, self.action_smoothing * noise)
+        samples = Samples(shift_images(samples.observations, shifts), samples.instructions, tokens)
         second, sampled = self.second_tokens(indices, partners)
         return Part(step, positions, indices, variants, samples, second, sampled)
 

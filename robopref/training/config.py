@@ -15,6 +15,11 @@ class TrainerConfig:
     Attributes:
         batch_size: samples per optimiser step, of all processes together.
         image_shift: the largest random shift in pixels.
+        action_smoothing: standard deviation of the normal distribution around a recorded action that is learned in its
+            place, in normalised units (an action's range is 2), each step drawing from it anew; 0: the action itself.
+            Over steps that is cross-entropy with a target smoothed over neighbouring bins (Imani and White 2018,
+            "Improving Regression Performance with Distributional Losses", arXiv 1806.04613), and tokens are predicted
+            after such ones before them, too.
         precision: ``"auto"`` (bfloat16 autocast on GPUs that have it), ``"fp32"`` or ``"bf16"``.
         micro_batch_size: samples per forward pass of a process; ``None``: its whole part of the batch at once. The
             gradient is the same, in less memory, for one more forward pass of the policy.
@@ -34,6 +39,7 @@ class TrainerConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     image_shift: int = 4
+    action_smoothing: float = 0.0
     seed: int = 0
     log_every: int = 20
     checkpoint_every: int = 250
@@ -46,6 +52,10 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.learning_rate <= 0 or self.checkpoint_every < 1 or self.log_every < 1:
             raise RoboprefError("steps, learning rate, log_every and checkpoint_every must be positive.")
+        if not 0 <= self.action_smoothing < 1:
+            raise RoboprefError(
+                f"action_smoothing lies in [0, 1), in units of half an action's range: {self.action_smoothing}."
+            )
         if self.precision not in ("auto", "fp32", "bf16"):
             raise RoboprefError(f"precision is auto, fp32 or bf16, not {self.precision!r}.")
         for name in ("micro_batch_size", "augmentation_variants"):

@@ -104,6 +104,11 @@ class StepDataset:
     def __len__(self) -> int:
         return len(self.step)
 
+    @property
+    def chunk_values(self) -> int:
+        """Numbers in a chunk of actions, H * A."""
+        return self._horizon * int(self.normalized_actions.shape[1])
+
     def gather(self, indices: NDArray[Any], unconditioned: NDArray[np.bool_] | None = None) -> Samples:
         """The samples with these numbers [B]; those ``unconditioned`` [B] without what the critic says of them."""
         conditions = self.credit.conditions[indices]
@@ -115,6 +120,22 @@ class StepDataset:
             tuple(episode.info.instruction + text for (episode, _), text in zip(pairs, conditions, strict=True)),
             self.tokens[indices],
         )
+
+    def noisy_tokens(self, indices: NDArray[Any], noise: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Tokens [B, T] of the samples' actions with noise [B, H * A] added, in normalised units.
+
+        Raises:
+            RoboprefError: chunks of a variable number of tokens, which noise would lengthen.
+        """
+        if self._tokenizer.variable_length:
+            raise RoboprefError(
+                "action smoothing is for one token per action and dimension: chunks that are compressed to a variable "
+                "number of tokens would grow by it. Leave it out."
+            )
+        lengths = self.chunk_lengths[indices]
+        recorded = self.normalized_actions[chunk_steps(indices, lengths, self._horizon)]
+        valid = np.arange(self._horizon) < lengths[:, None]
+        return np.asarray(self._tokenizer.encode_chunks(recorded + noise.reshape(recorded.shape), valid))
 
     def action_error(self, greedy_tokens: NDArray[Any], indices: NDArray[Any]) -> NDArray[np.float64]:
         """L1 distance [B] of the actions that tokens [B, T] decode to from those recorded at the samples ``indices``.

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 # Which random stream of the seed. The fixed ones go with a sample and its variant, the others with a step.
 _SHIFT, _UNIFORM, _DROPOUT, _VARIANT, _FIXED_SHIFT, _FIXED_UNIFORM, _CONDITION = 1, 2, 3, 4, 5, 6, 7
+_NOISE, _FIXED_NOISE = 8, 9
 
 
 class SampleRandomness:
@@ -55,6 +56,15 @@ class SampleRandomness:
             generator = np.random.default_rng((self.seed, _UNIFORM, step))
             return generator.random((self.batch_size, size))[positions]
         return np.stack([g.random(size) for g in self._fixed(_FIXED_UNIFORM, indices, variants)])
+
+    def noise(
+        self, step: int, positions: NDArray[Any], indices: NDArray[Any], variants: NDArray[Any], size: int
+    ) -> NDArray[np.float64]:
+        """Standard normal numbers [B, size], for the actions that are learned."""
+        if self.count is None:
+            generator = np.random.default_rng((self.seed, _NOISE, step))
+            return generator.standard_normal((self.batch_size, size))[positions]
+        return np.stack([g.standard_normal(size) for g in self._fixed(_FIXED_NOISE, indices, variants)])
 
     def dropped(self, step: int, positions: NDArray[Any], share: float) -> NDArray[np.bool_]:
         """Which samples [B] at these places of the global batch lose their condition: each with this probability."""

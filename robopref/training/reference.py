@@ -157,6 +157,7 @@ def open_reference_cache(
         "policy": policy,
         "seed": config.seed,
         "image_shift": config.image_shift,
+        **({"action_smoothing": config.action_smoothing} if config.action_smoothing else {}),
         "augmentation_variants": config.augmentation_variants,
         "precision": accelerator.mixed_precision,
         "contrast": objective.contrast,

@@ -46,7 +46,7 @@ class RefinablePolicy(Protocol):
 def make_composer(dataset: StepDataset, sampler: Sampler, objective: Objective, config: TrainerConfig) -> Composer:
     """What composes the trainer's batches of these; also for ``open_reference_cache``."""
     randomness = SampleRandomness(config.seed, len(sampler.global_batch(0)), config.augmentation_variants)
-    return Composer(dataset, sampler, objective, config.image_shift, randomness)
+    return Composer(dataset, sampler, objective, config.image_shift, randomness, config.action_smoothing)
 
 
 class Trainer:
