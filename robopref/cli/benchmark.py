@@ -101,6 +101,8 @@ class Benchmark:
     learning_rate: float | None = None
     refine_learning_rate: float | None = None
     """Of the methods that go on from the base policy; unset takes that of the base's own training."""
+    action_smoothing: float | None = None
+    """Of the base policy's training and of every method, as of `robopref train`; unset: 0."""
     episodes: int | None = None
     """Deployment episodes."""
     evaluation_episodes: int | None = None

@@ -46,6 +46,8 @@ class Budget:
     evaluation_episodes: int
     refine_learning_rate: float | None = None
     """Of methods that go on from the base; None takes the learning rate of everything else."""
+    action_smoothing: float | None = None
+    """Of the base and of every method; None is 0, so that results of before there was any are not those of others."""
 
     def learning_rate_of(self, method: Method) -> float:
         """A start from scratch is a training like that of the base, and keeps its rate."""
@@ -220,6 +222,7 @@ def _train_base(cell: Cell) -> bool:
             cell.budget.train_steps,
             cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate,
+            action_smoothing=cell.budget.action_smoothing or 0.0,
             wandb="disabled",
             seed=cell.seed,
             resume=True,
@@ -271,6 +274,7 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
             steps=steps,
             batch_size=cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate_of(method),
+            action_smoothing=cell.budget.action_smoothing or 0.0,
             wandb="disabled",
             seed=cell.seed,
             resume=True,
