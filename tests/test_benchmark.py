@@ -228,6 +228,7 @@ def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
         ({"workers": -1}, "--workers is at least 1"),
         ({"refine_learning_rate": 0.0}, "--refine-learning-rate is above 0"),
         ({"learning_rate": 0.0}, "--learning-rate is above 0"),
+        ({"action_smoothing": 1.0}, r"--action-smoothing lies in \[0, 1\)"),
         ({"refined_tasks": ("push",)}, "--refined-tasks"),
         ({"recipe": "iwr"}, "--recipe"),
     ],
@@ -240,7 +241,7 @@ def test_settings_that_make_no_benchmark_are_refused_before_anything_is_written(
 
 def test_settings_that_are_left_open_do_not_tell_versions_apart():
     budget = PRESETS["full"].budget
-    assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate"}
+    assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate", "action_smoothing"}
     assert budget_json(replace(budget, refine_learning_rate=1e-4))["refine_learning_rate"] == 1e-4
 
 

@@ -14,6 +14,8 @@ from synthetic import demonstrations, interactions, right_action
 from test_policies import tiny_policy
 
 from robopref.cli.refine import ObjectiveName, Refine, run_refine, weighs_preferences, with_recipe
+from robopref.cli.run_directory import read_json
+from robopref.cli.train import Train, run_train
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
 from robopref.mixture import Mixture
@@ -26,6 +28,8 @@ from robopref.objectives import (
     sirius_mixture,
 )
 from robopref.policies.compact import CompactPolicy, build_compact_policy
+from robopref.policies.compact_network import CompactArchitecture
+from robopref.policies.fast_tokenizer import FastTokenizer
 from robopref.sampling import BalancedSampler
 from robopref.store.store import EpisodeStore
 from robopref.training.dataset import StepDataset
@@ -272,7 +276,36 @@ def test_steps_that_are_left_open_are_more_from_scratch():
     assert (with_recipe(asked, image).objective, with_recipe(asked, image).steps) == ("apo", 1000)
     assert not with_recipe(asked, image).from_scratch
     warm = dataclasses.replace(asked, objective="apo", beta=0.3)
-    assert with_recipe(warm, state) == dataclasses.replace(warm, steps=1000)
+    assert with_recipe(warm, state) == dataclasses.replace(warm, steps=1000, action_smoothing=0.03)
+
+
+def test_neighbours_of_an_action_are_learned_where_that_was_tried():
+    asked = Refine("policy", (), (), Path("out"), objective="bc")
+    fast = FastTokenizer.fit(np.sin(np.arange(60)[:, None, None] + np.arange(2)[:, None] + np.arange(4)))
+    arch = CompactArchitecture(inputs=("state",), width=32, state_size=5, action_size=4, bins=fast.bins)
+    packed = CompactPolicy(arch, tiny_policy().norm_stats, fast)
+    policies = {"state": tiny_policy(), "image": tiny_policy(("image", "proprio")), "packed": packed, "other": object()}
+    chosen = {name: with_recipe(asked, policy).action_smoothing for name, policy in policies.items()}
+    assert chosen == {"state": 0.03, "image": 0.0, "packed": 0.0, "other": 0.0}
+    assert with_recipe(dataclasses.replace(asked, action_smoothing=0.0), policies["state"]).action_smoothing == 0.0
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [("binned", 0.03), ("fast", 0.0)])
+def test_training_learns_the_neighbourhood_too_and_notes_it(recorded, tmp_path, tokens, expected):
+    assert run_train(
+        Train(
+            (recorded / "demos",),
+            tmp_path / "r",
+            "state",
+            2,
+            16,
+            tokens=tokens,
+            chunk=4,
+            device="cpu",
+            wandb="disabled",
+        )
+    )
+    assert read_json(tmp_path / "r" / "config.json")["config"]["action_smoothing"] == expected
 
 
 def test_which_objectives_weigh_preferences_and_which_only_clone():

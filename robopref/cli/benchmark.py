@@ -21,6 +21,7 @@ from robopref.cli.console import console, progress_bar, say
 from robopref.cli.episodes import check_task
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json, versions
+from robopref.cli.smoothing import STATE_SMOOTHING
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.benchmark_runs import PRETRAINED
@@ -102,7 +103,8 @@ class Benchmark:
     refine_learning_rate: float | None = None
     """Of the methods that go on from the base policy; unset takes that of the base's own training."""
     action_smoothing: float | None = None
-    """Of the base policy's training and of every method, as of `robopref train`; unset: 0."""
+    """Of the base policy's training and of every method; unset takes what `robopref train` does: 0.03 from the state,
+    0 from images."""
     episodes: int | None = None
     """Deployment episodes."""
     evaluation_episodes: int | None = None
@@ -221,10 +223,14 @@ def _budget(config: Benchmark) -> Budget:
     """The preset's, with what the command line sets in its place."""
     preset = PRESETS[config.preset].budget
     given = {name: getattr(config, name) for name in vars(preset)}
+    if given["action_smoothing"] is None:
+        given["action_smoothing"] = STATE_SMOOTHING if config.inputs == "state" else 0.0
     budget = replace(preset, **{name: value for name, value in given.items() if value is not None})
     for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes"):
         if getattr(budget, name) < 1:
             raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(budget, name)}.")
+    if not 0 <= budget.action_smoothing < 1:
+        raise RoboprefError(f"--action-smoothing lies in [0, 1), got {budget.action_smoothing}.")
     for name in ("learning_rate", "refine_learning_rate"):
         if getattr(budget, name) is not None and getattr(budget, name) <= 0:
             raise RoboprefError(f"--{name.replace('_', '-')} is above 0, got {getattr(budget, name)}.")

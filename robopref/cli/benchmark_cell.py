@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -46,8 +46,8 @@ class Budget:
     evaluation_episodes: int
     refine_learning_rate: float | None = None
     """Of methods that go on from the base; None takes the learning rate of everything else."""
-    action_smoothing: float | None = None
-    """Of the base and of every method; None is 0, so that results of before there was any are not those of others."""
+    action_smoothing: float = 0.0
+    """Of the base and of every method."""
 
     def learning_rate_of(self, method: Method) -> float:
         """A start from scratch is a training like that of the base, and keeps its rate."""
@@ -57,8 +57,10 @@ class Budget:
 
 
 def budget_json(budget: Budget) -> dict[str, Any]:
-    """What is set, as JSON values: the same for a budget that was written before a further setting came."""
-    return {name: value for name, value in vars(budget).items() if value is not None}
+    """As JSON values, without what is at its default: the same as was written before there was such a setting."""
+    return {
+        f.name: value for f in fields(budget) if (value := getattr(budget, f.name)) != f.default or f.default is MISSING
+    }
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ def _train_base(cell: Cell) -> bool:
             cell.budget.train_steps,
             cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate,
-            action_smoothing=cell.budget.action_smoothing or 0.0,
+            action_smoothing=cell.budget.action_smoothing,
             wandb="disabled",
             seed=cell.seed,
             resume=True,
@@ -274,7 +276,7 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
             steps=steps,
             batch_size=cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate_of(method),
-            action_smoothing=cell.budget.action_smoothing or 0.0,
+            action_smoothing=cell.budget.action_smoothing,
             wandb="disabled",
             seed=cell.seed,
             resume=True,

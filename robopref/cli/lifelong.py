@@ -67,6 +67,8 @@ class Lifelong:
     micro_batch_size: int | None = None
     """Samples per forward pass; unset takes the whole batch. The gradient is the same."""
     learning_rate: float = 1e-3
+    action_smoothing: float | None = None
+    """As of `robopref refine`."""
     image: bool = True
     """Render and record camera images (a state policy does without)."""
     image_size: int | None = None
@@ -183,6 +185,7 @@ def _with_recipe(config: Lifelong, policy: object) -> Lifelong:
         objective=chosen.objective,
         from_scratch=chosen.from_scratch,
         steps=chosen.steps,
+        action_smoothing=chosen.action_smoothing,
         include_policy_steps=steps_learned_from,
     )
 
@@ -228,6 +231,7 @@ def _refinement(config: Lifelong, number: int) -> Refine:
         batch_size=config.batch_size,
         micro_batch_size=config.micro_batch_size,
         learning_rate=config.learning_rate,
+        action_smoothing=config.action_smoothing,
         device=config.device,
         wandb="disabled",  # the run of all rounds has their rates
         seed=config.seed,

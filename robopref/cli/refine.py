@@ -11,6 +11,7 @@ import tyro
 
 from robopref.cli.console import console, say
 from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.smoothing import default_smoothing, sees_no_images
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 from robopref.training.credit_settings import DEFAULT_CREDIT, CreditSettings
@@ -96,9 +97,10 @@ class Refine:
     """Samples per forward pass of a process; unset takes its whole part of the batch. The gradient is the same."""
     learning_rate: float = 1e-3
     image_shift: int = 4
-    action_smoothing: float = 0.0
+    action_smoothing: float | None = None
     """Standard deviation of the normal distribution around each recorded action that is learned in its place, in
-    normalised units (an action's range is 2); 0: the recorded action's own bin."""
+    normalised units (an action's range is 2); 0: the recorded action's own bin. Unset takes 0.03 for a compact policy
+    without images, 0 for every other."""
     augmentation_variants: int | None = None
     """Fixed shifts per image, one of which each step takes; unset takes 4 with a reference cache, else no limit."""
     reference_cache: Path | None = None
@@ -147,6 +149,7 @@ def run_refine(config: Refine) -> bool:
     config = with_recipe(config, policy)
     assert config.objective is not None
     assert config.steps is not None
+    assert config.action_smoothing is not None
     options = {
         "anchor_weight": config.anchor_weight,
         "beta": config.beta,
@@ -263,7 +266,7 @@ def with_recipe(config: Refine, policy: object) -> Refine:
         RoboprefError: settings of a preference objective, where none was named and the policy would be cloned anew.
     """
     if config.objective is None:
-        if _sees_no_images(policy):
+        if sees_no_images(policy):
             preference = ("variant", "beta", "anchor_weight", "label_noise", "reference_cache")
             lost = [name for name in preference if getattr(config, name) != getattr(Refine, name)]
             if lost:
@@ -278,6 +281,8 @@ def with_recipe(config: Refine, policy: object) -> Refine:
             config = replace(config, objective="apo")
     if config.steps is None:
         config = replace(config, steps=_STEPS_FROM_SCRATCH if config.from_scratch else _STEPS)
+    if config.action_smoothing is None:
+        config = replace(config, action_smoothing=default_smoothing(policy))
     return config
 
 
@@ -307,12 +312,6 @@ def check_refinable(config: Refine, policy: object) -> None:
 def weighs_preferences(objective: ObjectiveName) -> bool:
     """Whether an objective holds actions against each other, or against a reference, and does not only clone."""
     return "anchor_weight" in _SETTINGS.get(objective, ())
-
-
-def _sees_no_images(policy: object) -> bool:
-    from robopref.policies.compact import CompactPolicy
-
-    return isinstance(policy, CompactPolicy) and "image" not in policy.observation_keys
 
 
 def _pair_counts(dataset: StepDataset, distance: float) -> dict[str, Any]:

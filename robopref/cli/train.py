@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +11,7 @@ import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.smoothing import default_smoothing
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 
@@ -44,9 +45,10 @@ class Train:
     learning_rate: float = 1e-3
     image_shift: int = 4
     """Largest random shift of the training images, pixels."""
-    action_smoothing: float = 0.0
+    action_smoothing: float | None = None
     """Standard deviation of the normal distribution around each recorded action that is learned in its place, in
-    normalised units (an action's range is 2); 0: the recorded action's own bin."""
+    normalised units (an action's range is 2); 0: the recorded action's own bin. Unset takes 0.03 for a compact policy
+    without images, 0 for every other."""
     width: int = 256
     """Width of the policy's layers."""
     chunk: int = 1
@@ -98,6 +100,9 @@ def run_train(config: Train) -> bool:
     check_same_kind(data.episodes, keys)
     labels = [LabelingRule(window=0).apply(episode) for episode in data.episodes]
     policy: Any = _compact(config, keys, data, labels) if config.policy is None else _adapted(config, data, labels)
+    if config.action_smoothing is None:
+        config = replace(config, action_smoothing=default_smoothing(policy))
+    assert config.action_smoothing is not None
     trainer = TrainerConfig(
         steps=config.steps,
         batch_size=config.batch_size,
