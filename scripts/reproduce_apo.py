@@ -6,7 +6,8 @@
 
 It runs ``robopref benchmark`` and holds its table against the paper's: Xia et al., "Human-assisted Robotic Policy
 Refinement via Action Preference Optimization" (NeurIPS 2025, arXiv 2506.07127), mean success of four RoboMimic tasks
-with 50 episodes each. Tasks, policy and operator are others here, so only order and relative gains can be compared.
+with 50 episodes each. Tasks, policy and operator are others here, and all methods learn a neighbourhood of each action
+(``--action-smoothing 0`` of ``robopref benchmark`` does not), so only order and relative gains can be compared.
 """
 
 from __future__ import annotations

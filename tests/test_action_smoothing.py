@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from small_runs import Run, demonstrations, tiny_policy
+from small_runs import Run, demonstrations, interactions, tiny_policy
 
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
@@ -37,13 +35,62 @@ def test_without_noise_the_tokens_are_the_recorded_ones():
     np.testing.assert_array_equal(data.noisy_tokens(everything, nothing), data.tokens)
 
 
-@given(st.integers(0, 2**31), st.floats(-50, 50))
-def test_tokens_stay_in_their_range_whatever_the_noise(seed, size):
-    data, policy = dataset()
-    noise = np.random.default_rng(seed).normal(size=(len(data), data.chunk_values)) * size
-    tokens = data.noisy_tokens(np.arange(len(data)), noise)
-    assert tokens.min() >= 1
-    assert tokens.max() <= policy.tokenizer.bins
+def test_a_rejected_proposal_moves_with_the_action_that_it_is_rejected_for():
+    """Where both are the same there is nothing to prefer, with noise as without it."""
+    policy = tiny_policy()
+    episodes = interactions(2)
+    for recorded in episodes:  # the policy proposed what was done, but for the first dimension
+        recorded.policy_action[:] = recorded.action
+        recorded.policy_action[:, 0] *= -1
+    labels = [LabelingRule(window=2).apply(recorded) for recorded in episodes]
+    data = StepDataset(episodes, labels, policy, policy.observation_keys)
+    rows = np.flatnonzero(data.has_pair)
+    noise = 0.1 * np.random.default_rng(0).normal(size=(len(rows), data.chunk_values))
+    chosen, rejected = data.noisy_tokens(rows, noise), data.noisy_rejected_tokens(rows, noise)
+    assert len(rows) > 5
+    np.testing.assert_array_equal(chosen[:, 1:], rejected[:, 1:])
+    assert (chosen[:, 0] != rejected[:, 0]).any()
+    assert (rejected != data.rejected_tokens[rows]).any()
+    nothing = np.zeros_like(noise)
+    np.testing.assert_array_equal(data.noisy_rejected_tokens(rows, nothing), data.rejected_tokens[rows])
+
+
+def test_batches_of_pairs_are_made_so():
+    run = Run("dpo", action_smoothing=0.1)
+    part = run.trainer.composer.part(0)
+    paired = run.trainer.dataset.has_pair[part.indices]
+    assert paired.any()
+    recorded = run.trainer.dataset.rejected_tokens[part.indices]
+    second = part.second_tokens.numpy()
+    assert (second[paired] != recorded[paired]).any()
+    assert (second[~paired] == 0).all()  # sampled later
+    assert (part.samples.tokens != run.trainer.dataset.tokens[part.indices]).any()
+
+
+@pytest.mark.parametrize("objective", ["apo", "dpo", "tpo"])
+def test_a_cached_reference_answers_for_the_same_draws(tmp_path, objective):
+    runs = [
+        Run(objective, action_smoothing=0.1, augmentation_variants=2, cache=cache)
+        for cache in (None, tmp_path / "cache", tmp_path / "cache")
+    ]
+    for run in runs:
+        run.trainer.run()
+    plain, cached, again = ([run.curve[step]["loss"] for step in sorted(run.curve)] for run in runs)
+    np.testing.assert_allclose(cached, plain, rtol=1e-5)
+    np.testing.assert_allclose(again, plain, rtol=1e-5)
+
+
+def test_an_interrupted_training_goes_on_with_the_draws_it_would_have_had(tmp_path):
+    whole = Run("bc", steps=6, action_smoothing=0.1)
+    whole.trainer.run()
+    assert not Run("bc", steps=6, action_smoothing=0.1, state=tmp_path / "state.pt", stop_after=3).trainer.run()
+    rest = Run("bc", steps=6, action_smoothing=0.1, state=tmp_path / "state.pt")
+    assert rest.trainer.resume()
+    rest.trainer.run()
+    assert {step: m["loss"] for step, m in rest.curve.items()} == {
+        step: m["loss"] for step, m in whole.curve.items() if step in rest.curve
+    }
+    assert len(rest.curve) == 3
 
 
 @pytest.mark.parametrize("variants", [None, 2])

@@ -29,7 +29,7 @@ from robopref.store.store import EpisodeStore
 from robopref.trajectory import Outcome
 
 TINY = {"preset": "smoke", "demos": 1, "episodes": 2, "evaluation_episodes": 2, "train_steps": 6, "refine_steps": 4,
-        "batch_size": 8, "refine_learning_rate": 5e-4, "workers": 2}  # fmt: skip
+        "batch_size": 8, "refine_learning_rate": 5e-4, "action_smoothing": 0.05, "workers": 2}  # fmt: skip
 
 
 def settings(out, **options):
@@ -67,6 +67,8 @@ def test_all_refined_policies_have_had_equally_many_optimiser_steps(finished):
     assert trained == {"bc": 4, "bc-scratch": 6 + 4}  # bc goes on from a base of 6
     rates = {m: read_json(here / m / "config.json")["config"]["learning_rate"] for m in ("bc", "bc-scratch")}
     assert rates == {"bc": 5e-4, "bc-scratch": 1e-3}  # a fresh start is trained as the base was
+    trained = [here.parent / "base", here / "bc", here / "bc-scratch"]
+    assert {read_json(run / "config.json")["config"]["action_smoothing"] for run in trained} == {0.05}
     told = {key[2]: group[0]["optimiser_steps"] for key, group in evaluations(finished).items() if key[0] == "reach"}
     assert told == {"base": 6, "bc": 10, "bc-scratch": 10}
 
@@ -243,6 +245,16 @@ def test_settings_that_are_left_open_do_not_tell_versions_apart():
     budget = PRESETS["full"].budget
     assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate", "action_smoothing"}
     assert budget_json(replace(budget, refine_learning_rate=1e-4))["refine_learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "asked", "expected"), [("state", None, 0.03), ("state", 0.0, 0.0), ("image", None, 0)]
+)
+def test_actions_are_smoothed_as_train_does_unless_told_otherwise(tmp_path, inputs, asked, expected):
+    (cell,) = plan(settings(tmp_path / "run", inputs=inputs, action_smoothing=asked))
+    assert cell.budget.action_smoothing == expected
+    changed = budget_json(replace(cell.budget, action_smoothing=0.1))
+    assert changed["action_smoothing"] == 0.1
 
 
 def test_methods_are_named_once():

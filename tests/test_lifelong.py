@@ -82,6 +82,7 @@ def test_the_default_recipe_is_that_of_refine(started):
     assert (kept["objective"], kept["from_scratch"], kept["include_policy_steps"]) == ("bc", True, "none")
     refined = read_json(round_directory(started / "run", 1) / "refine" / "config.json")["config"]
     assert (refined["objective"], refined["from_scratch"], refined["steps"]) == ("bc", True, 3)
+    assert refined["action_smoothing"] == kept["action_smoothing"] == 0.03
     told = read_json(started / "run" / "rounds.json")
     assert (told["method"], told["from_scratch"]) == ("bc", True)
 
@@ -109,6 +110,7 @@ def test_what_only_preferences_have_is_refused_before_anything_runs(started, tmp
         ({"objective": "bc", "lora": LoraOptions(lora_rank=3)}, "--lora-"),
         ({"steps": 0}, "--steps"),
         ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"action_smoothing": 1.5}, "--action-smoothing"),
     ],
 )
 def test_what_cannot_be_refined_so_is_said_before_anything_runs(started, tmp_path, options, said):
@@ -126,8 +128,10 @@ def test_a_round_may_begin_from_fresh_weights(started, tmp_path):
     from robopref.policies.compact import CompactPolicy
 
     assert run_lifelong(
-        settings(started, tmp_path / "run", rounds=1, objective="apo", from_scratch=True, seed=1)
+        settings(started, tmp_path / "run", rounds=1, objective="apo", from_scratch=True, seed=1, action_smoothing=0.0)
     )  # the base is fresh weights of seed 0
+    config = read_json(round_directory(tmp_path / "run", 1) / "refine" / "config.json")["config"]
+    assert config["action_smoothing"] == 0.0
     refined = CompactPolicy.load(round_directory(tmp_path / "run", 1) / "refine" / "policy")
     before = CompactPolicy.load(started / "base")
     moved = max((a - b).abs().max() for a, b in zip(before.parameters(), refined.parameters(), strict=True))

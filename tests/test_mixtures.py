@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from synthetic import demonstrations, interactions, right_action
 from test_policies import tiny_policy
 
-from robopref.cli.refine import ObjectiveName, Refine, run_refine, weighs_preferences, with_recipe
-from robopref.cli.run_directory import read_json
+from robopref.cli.refine import ObjectiveName, Refine, check_refinable, run_refine, weighs_preferences, with_recipe
+from robopref.cli.run_directory import read_json, write_json
 from robopref.cli.train import Train, run_train
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
@@ -288,6 +288,10 @@ def test_neighbours_of_an_action_are_learned_where_that_was_tried():
     chosen = {name: with_recipe(asked, policy).action_smoothing for name, policy in policies.items()}
     assert chosen == {"state": 0.03, "image": 0.0, "packed": 0.0, "other": 0.0}
     assert with_recipe(dataclasses.replace(asked, action_smoothing=0.0), policies["state"]).action_smoothing == 0.0
+    public = dataclasses.replace(asked, objective="apo", variant="reference")
+    assert with_recipe(public, policies["state"]).action_smoothing == 0.0
+    with pytest.raises(RoboprefError, match="variable number of tokens"):
+        check_refinable(with_recipe(dataclasses.replace(asked, action_smoothing=0.1), packed), packed)
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [("binned", 0.03), ("fast", 0.0)])
@@ -306,6 +310,32 @@ def test_training_learns_the_neighbourhood_too_and_notes_it(recorded, tmp_path, 
         )
     )
     assert read_json(tmp_path / "r" / "config.json")["config"]["action_smoothing"] == expected
+
+
+@pytest.mark.parametrize(("smoothing", "said"), [(0.1, "variable number of tokens"), (1.5, r"\[0, 1\)")])
+def test_smoothing_that_cannot_be_is_refused_before_anything_is_written(recorded, tmp_path, smoothing, said):
+    with pytest.raises(RoboprefError, match=said):
+        run_train(
+            Train(
+                (recorded / "demos",), tmp_path / "r", "state", 2, 16, tokens="fast", chunk=4,
+                action_smoothing=smoothing, device="cpu", wandb="disabled",
+            )
+        )  # fmt: skip
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_of_before_there_was_smoothing_goes_on_without_it(recorded, tmp_path):
+    """Its files do not name the setting, and its state was saved by a version that did not know it."""
+    asked = Train(
+        (recorded / "demos",), tmp_path / "r", "state", 4, 16, action_smoothing=0.0, device="cpu", wandb="disabled"
+    )
+    assert run_train(asked)
+    config = read_json(tmp_path / "r" / "config.json")
+    del config["config"]["action_smoothing"]
+    write_json(tmp_path / "r" / "config.json", config)
+    assert run_train(dataclasses.replace(asked, resume=True))
+    with pytest.raises(RoboprefError, match="action_smoothing"):
+        run_train(dataclasses.replace(asked, resume=True, action_smoothing=None))
 
 
 def test_which_objectives_weigh_preferences_and_which_only_clone():

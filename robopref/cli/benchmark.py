@@ -124,8 +124,8 @@ def run_benchmark(config: Benchmark) -> bool:
         RoboprefError: settings that make no benchmark, or cells that failed (the others are finished first).
     """
     cells = plan(config)
-    changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe")
-    # The preset's numbers, too, so that a run never goes on with those of another version.
+    changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe", "action_smoothing")
+    # The preset's numbers, too, so that a run never goes on with those of another version; smoothing is among them.
     identity = {"budget": json.dumps(budget_json(_budget(config)))}
     start_run(config.out, "benchmark", config, resume=config.resume, identity=identity, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]

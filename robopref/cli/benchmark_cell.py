@@ -276,11 +276,10 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
             steps=steps,
             batch_size=cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate_of(method),
-            action_smoothing=cell.budget.action_smoothing,
             wandb="disabled",
             seed=cell.seed,
             resume=True,
-            **method.settings,
+            **{"action_smoothing": cell.budget.action_smoothing, **method.settings},
         )
     )
     if finished:

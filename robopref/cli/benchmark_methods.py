@@ -56,7 +56,7 @@ METHODS: Mapping[str, Method] = {
     "apo-no-anchor": Method("apo without its anchor", "apo", settings={**_SUCCESS, "anchor_weight": 0.0}),
     "apo-paper": Method(
         "apo as published: no anchor, no unaided successes, the public trainer's arithmetic", "apo",
-        settings={"anchor_weight": 0.0, "variant": "reference"},
+        settings={"anchor_weight": 0.0, "variant": "reference", "action_smoothing": 0.0},
     ),
     "apo-window-5": Method("apo, five undesirable steps before a takeover", "apo", settings={**_SUCCESS, "window": 5}),
     "apo-window-30": Method("apo, thirty of them", "apo", settings={**_SUCCESS, "window": 30}),

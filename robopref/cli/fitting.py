@@ -137,7 +137,10 @@ def fit(
         else BalancedSampler(dataset.labels, config.batch_size, shares=mixture.shares, buckets=mixture.buckets, **place)
     )
     settings = to_json({"trainer": config, "recipe": recipe, "data": data.fingerprint})
-    material = settings | {"trainer": {k: v for k, v in settings["trainer"].items() if k not in IMMATERIAL}}
+    trainer_settings = {k: v for k, v in settings["trainer"].items() if k not in IMMATERIAL}
+    if not config.action_smoothing:  # so states of before there was such a setting are gone on with
+        del trainer_settings["action_smoothing"]
+    material = settings | {"trainer": trainer_settings}
     fingerprint = hashlib.blake2b(json.dumps(material, sort_keys=True).encode(), digest_size=16).hexdigest()
     cache = None
     if reference_cache is not None:

@@ -11,7 +11,7 @@ import tyro
 
 from robopref.cli.console import console, say
 from robopref.cli.run_directory import start_run, write_json
-from robopref.cli.smoothing import default_smoothing, sees_no_images
+from robopref.cli.smoothing import check_smoothing, default_smoothing, sees_no_images
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 from robopref.training.credit_settings import DEFAULT_CREDIT, CreditSettings
@@ -102,7 +102,8 @@ class Refine:
     normalised units (an action's range is 2); 0: the recorded action's own bin. Unset takes 0.03 for a compact policy
     without images, 0 for every other."""
     augmentation_variants: int | None = None
-    """Fixed shifts per image, one of which each step takes; unset takes 4 with a reference cache, else no limit."""
+    """Fixed shifts per image, and draws of its action, of which each step takes one; unset takes 4 with a reference
+    cache, else no limit."""
     reference_cache: Path | None = None
     """Keep the reference's log-probabilities in this directory: each is computed once (docs/many_devices.md)."""
     precompute_reference: bool = False
@@ -282,7 +283,8 @@ def with_recipe(config: Refine, policy: object) -> Refine:
     if config.steps is None:
         config = replace(config, steps=_STEPS_FROM_SCRATCH if config.from_scratch else _STEPS)
     if config.action_smoothing is None:
-        config = replace(config, action_smoothing=default_smoothing(policy))
+        public = config.objective == "apo" and config.variant == "reference"  # has none
+        config = replace(config, action_smoothing=0.0 if public else default_smoothing(policy))
     return config
 
 
@@ -307,6 +309,7 @@ def check_refinable(config: Refine, policy: object) -> None:
         )
     if config.from_scratch and not isinstance(policy, CompactPolicy):
         raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
+    check_smoothing(config.action_smoothing or 0.0, policy)
 
 
 def weighs_preferences(objective: ObjectiveName) -> bool:

@@ -66,6 +66,10 @@ def read_json(path: Path) -> Any:
         raise RoboprefError(f"{path} is not valid JSON ({error}).") from error
 
 
+_BEFORE_IT_WAS_A_SETTING: dict[str, Any] = {"action_smoothing": 0.0, "refine_learning_rate": None}
+"""What runs did that were begun before there was such a setting, whose files have none."""
+
+
 def start_run(
     out: Path,
     command: str,
@@ -118,7 +122,7 @@ def check_run(
         earlier = read_json(path)
         if not resume:
             raise RoboprefError(f"{out} holds an earlier run: add --resume to go on with it, or choose another --out.")
-        settings = earlier.get("config", {})
+        settings = _BEFORE_IT_WAS_A_SETTING | earlier.get("config", {})
         raised = [k for k in extendable if k in settings and resolved[k] > settings[k]]
         may_differ = {*raised, *changeable}
         changed = [k for k in resolved if settings.get(k) != resolved[k] and k not in may_differ]

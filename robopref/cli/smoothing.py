@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from robopref.errors import RoboprefError
+
 STATE_SMOOTHING = 0.03
 """Of compact policies that see no images: standard deviation in normalised units, about four of their 256 bins."""
 
@@ -13,6 +15,21 @@ def default_smoothing(policy: object) -> float:
     if isinstance(policy, CompactPolicy) and sees_no_images(policy) and not policy.tokenizer.variable_length:
         return STATE_SMOOTHING
     return 0.0
+
+
+def check_smoothing(smoothing: float, policy: object) -> None:
+    """See that a policy can learn so.
+
+    Raises:
+        RoboprefError: a standard deviation out of range, or chunks of a variable number of tokens.
+    """
+    if not 0 <= smoothing < 1:
+        raise RoboprefError(f"--action-smoothing lies in [0, 1), in units of half an action's range, got {smoothing}.")
+    if smoothing and getattr(getattr(policy, "tokenizer", None), "variable_length", False):
+        raise RoboprefError(
+            "--action-smoothing is for one token per action and dimension: chunks that are compressed to a variable "
+            "number of tokens would grow by it. Leave it out."
+        )
 
 
 def sees_no_images(policy: object) -> bool:

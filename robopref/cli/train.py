@@ -11,7 +11,7 @@ import tyro
 
 from robopref.cli.console import console
 from robopref.cli.run_directory import start_run, write_json
-from robopref.cli.smoothing import default_smoothing
+from robopref.cli.smoothing import check_smoothing, default_smoothing
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
 
@@ -103,6 +103,7 @@ def run_train(config: Train) -> bool:
     if config.action_smoothing is None:
         config = replace(config, action_smoothing=default_smoothing(policy))
     assert config.action_smoothing is not None
+    check_smoothing(config.action_smoothing, policy)
     trainer = TrainerConfig(
         steps=config.steps,
         batch_size=config.batch_size,

@@ -121,27 +121,33 @@ class Composer:
         unconditioned = self.randomness.dropped(step, positions, self.objective.condition_dropout)
         samples = self.dataset.gather(indices, unconditioned)
         shifts = self.randomness.shifts(step, positions, indices, variants, self.image_shift)
-        tokens = samples.tokens
+        tokens, noise = samples.tokens, None
         if self.action_smoothing:
-            size = self.dataset.chunk_values
-            noise = self.randomness.noise(step, positions, indices, variants, size)
-            tokens = self.dataset.noisy_tokens(indices, self.action_smoothing * noise)
+            normal = self.randomness.noise(step, positions, indices, variants, self.dataset.chunk_values)
+            noise = self.action_smoothing * normal
+            tokens = self.dataset.noisy_tokens(indices, noise)
         samples = Samples(shift_images(samples.observations, shifts), samples.instructions, tokens)
-        second, sampled = self.second_tokens(indices, partners)
+        second, sampled = self.second_tokens(indices, partners, noise)
         return Part(step, positions, indices, variants, samples, second, sampled)
 
     def second_tokens(
-        self, indices: NDArray[Any], partners: NDArray[Any] | None = None
+        self,
+        indices: NDArray[Any],
+        partners: NDArray[Any] | None = None,
+        noise: NDArray[np.float64] | None = None,
     ) -> tuple[Tensor | None, NDArray[np.bool_]]:
         """What is known of the second actions of samples [B]: tokens [B, A] or ``None``, and which are to be sampled.
 
         That of a pair is the recorded proposal where the objective takes it, else a sample of the reference; the
-        mismatched one is that of the partner.
+        mismatched one is that of the partner. A recorded proposal gets the same ``noise`` [B, H * A] as the sample's
+        own action.
         """
         nowhere = np.zeros(len(indices), dtype=bool)
         if self.rejecting:
             paired = self.dataset.has_pair[indices] & (self.objective.contrast == "rejected")
             recorded = np.where(paired[:, None], self.dataset.rejected_tokens[indices], 0)
+            if noise is not None and paired.any():
+                recorded[paired] = self.dataset.noisy_rejected_tokens(indices[paired], noise[paired])
             return torch.as_tensor(recorded), ~paired
         if not self.objective.needs_reference or self.objective.contrast != "mismatched":
             return None, nowhere

@@ -16,15 +16,16 @@ class TrainerConfig:
         batch_size: samples per optimiser step, of all processes together.
         image_shift: the largest random shift in pixels.
         action_smoothing: standard deviation of the normal distribution around a recorded action that is learned in its
-            place, in normalised units (an action's range is 2), each step drawing from it anew; 0: the action itself.
+            place, in normalised units (an action's range is 2), each step drawing from it anew (with
+            ``augmentation_variants``, that many fixed draws); 0: the action itself.
             Over steps that is cross-entropy with a target smoothed over neighbouring bins (Imani and White 2018,
             "Improving Regression Performance with Distributional Losses", arXiv 1806.04613), and tokens are predicted
             after such ones before them, too.
         precision: ``"auto"`` (bfloat16 autocast on GPUs that have it), ``"fp32"`` or ``"bf16"``.
         micro_batch_size: samples per forward pass of a process; ``None``: its whole part of the batch at once. The
             gradient is the same, in less memory, for one more forward pass of the policy.
-        augmentation_variants: how many fixed shifts a sample has, one of which is drawn at each step; ``None``: a fresh
-            shift at each step. A reference cache needs a number.
+        augmentation_variants: how many fixed shifts (and smoothed actions) a sample has, one of which is drawn at each
+            step; ``None``: a fresh one at each step. A reference cache needs a number.
         compile: compile the forward passes (``torch.compile``).
         activation_checkpointing: recompute activations in the backward pass, for policies that can.
 

@@ -90,12 +90,13 @@ class StepDataset:
         # own chunk, are what it wanted instead of each of the human's actions, at the same places.
         unknown = ~proposed[chunk_steps(paired, self.chunk_lengths[paired], self._horizon)]
         known = np.where(unknown.any(axis=1), unknown.argmax(axis=1), self._horizon)
-        self.rejected_tokens[paired] = self._encode(
-            policy.norm_stats.normalize(proposals), paired, np.minimum(known, self.chunk_lengths[paired])
-        )
+        self._proposals = policy.norm_stats.normalize(proposals)
+        self._known_proposals = np.zeros(len(self), dtype=np.int64)
+        self._known_proposals[paired] = np.minimum(known, self.chunk_lengths[paired])
+        self.rejected_tokens[paired] = self._encode(self._proposals, paired, self._known_proposals[paired])
         # Compared with what the greedy tokens decode to, hence in normalised units.
         self.normalized_actions = np.clip(normalized, -1, 1)
-        wanted = np.clip(policy.norm_stats.normalize(proposals[self.has_pair]), -1, 1)
+        wanted = np.clip(self._proposals[self.has_pair], -1, 1)
         self.pair_distance = np.full(len(self), np.inf)
         """Distances [N] of the policy's proposal from the human's action, mean over dimensions, in normalised units (0
         to 2); infinite where no pair was recorded. Of a chunk, that of its first action."""
@@ -125,6 +126,31 @@ class StepDataset:
         """Tokens [B, T] of the samples' actions with noise [B, H * A] added, in normalised units.
 
         Raises:
+            RoboprefError: see ``_noisy``.
+        """
+        return self._noisy(self.normalized_actions, indices, self.chunk_lengths[indices], noise)
+
+    def noisy_rejected_tokens(self, indices: NDArray[Any], noise: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Tokens [B, T] of the recorded proposals with noise [B, H * A] added; all must be of ``has_pair``.
+
+        With the noise of the samples' own actions, dimensions in which both agree still agree: there is nothing to
+        prefer in them.
+
+        Raises:
+            RoboprefError: see ``_noisy``.
+        """
+        return self._noisy(np.clip(self._proposals, -1, 1), indices, self._known_proposals[indices], noise)
+
+    def _noisy(
+        self,
+        normalized: NDArray[np.float64],
+        indices: NDArray[Any],
+        lengths: NDArray[np.int64],
+        noise: NDArray[np.float64],
+    ) -> NDArray[np.int64]:
+        """Tokens [B, T] of the chunks of normalised actions [N, A] that begin at ``indices`` [B], noise added.
+
+        Raises:
             RoboprefError: chunks of a variable number of tokens, which noise would lengthen.
         """
         if self._tokenizer.variable_length:
@@ -132,8 +158,7 @@ class StepDataset:
                 "action smoothing is for one token per action and dimension: chunks that are compressed to a variable "
                 "number of tokens would grow by it. Leave it out."
             )
-        lengths = self.chunk_lengths[indices]
-        recorded = self.normalized_actions[chunk_steps(indices, lengths, self._horizon)]
+        recorded = normalized[chunk_steps(indices, lengths, self._horizon)]
         valid = np.arange(self._horizon) < lengths[:, None]
         return np.asarray(self._tokenizer.encode_chunks(recorded + noise.reshape(recorded.shape), valid))
 
