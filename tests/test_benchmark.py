@@ -289,6 +289,12 @@ def test_the_published_comparison_runs_by_one_command(tmp_path):
     ]
     subprocess.run(again, capture_output=True, timeout=300, check=True)
     assert (drawn / "results.md").read_text() == (tmp_path / "run" / "results.md").read_text()
+    subprocess.run([*again, "--recipe", "bc", "--methods", "bc"], capture_output=True, timeout=300, check=True)
+    assert "| bc |" in (text := (drawn / "results.md").read_text())
+    assert "| apo |" not in text
+    wrong = subprocess.run([*again, "--methods", "bx"], capture_output=True, text=True, timeout=300)
+    assert wrong.returncode == 1
+    assert "no method bx" in wrong.stderr
 
 
 @pytest.mark.slow
