@@ -18,13 +18,13 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def barely_trained(tmp_path_factory):
-    """A policy for the task reach, from the state, that has seen two demonstrations; they lie beside it in demos/."""
+    """A policy for the task reach, from the state, too little trained to solve it; its two demonstrations lie in demos/."""
     from test_cli import run
 
     root = tmp_path_factory.mktemp("barely_trained")
     run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)
     run(
         "train", "--demos", root / "demos", "--out", root / "train", "--inputs", "state",
-        "--steps", 20, "--batch-size", 32, "--wandb", "disabled",
+        "--steps", 20, "--batch-size", 32, "--action-smoothing", 0, "--wandb", "disabled",
     )  # fmt: skip
     return root / "train"

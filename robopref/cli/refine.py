@@ -47,8 +47,8 @@ class Refine:
     """Refine a policy on demonstrations and interactions; the reference is the policy that was deployed, frozen.
 
     With no --objective, a compact policy that sees no images is retrained by cloning demonstrations and corrections
-    from scratch, which did best of what was run (docs/results.md), and every other policy goes on from where it is
-    with Action Preference Optimization.
+    from scratch (docs/results.md has what that gains), and every other policy goes on from where it is with Action
+    Preference Optimization.
     """
 
     policy: str
