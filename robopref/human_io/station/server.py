@@ -59,6 +59,7 @@ _VIDEOS_PER_FEED = 3  # of one visitor: a page that was reloaded a moment ago st
 _TICK = 0.25  # seconds between looks at the lease
 _START_TIMEOUT = 15.0
 _REPLACED = 4001  # close codes of our own: the page was opened elsewhere
+_ELSEWHERE = "this session has been opened in another tab"
 _OVER = 4002  # ... the session is over
 _CONTENT_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -252,6 +253,11 @@ class StationServer:
         finally:
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
+            newer = self._visitors.get(number)
+            if newer is not None and newer is not visitor:
+                # Before the request ends: that closes the socket as well, and a page that is not told why it was closed
+                # connects again and fights for its place.
+                await _close(socket, _REPLACED, _ELSEWHERE)
             self._leave(visitor)
         return socket
 
@@ -292,7 +298,7 @@ class StationServer:
         visitor.status_changed()
         self._lease_changed(visitor.number == self.lease.holder, "waiting for the page")
         if before is not None:
-            self._run(_close(before.socket, _REPLACED, "this session has been opened in another tab"))
+            self._run(_close(before.socket, _REPLACED, _ELSEWHERE))
 
     def _leave(self, visitor: Visitor) -> None:
         if self._visitors.get(visitor.number) is not visitor:
