@@ -329,6 +329,7 @@ def test_result_files_are_put_together_unless_they_overlap(finished, tmp_path):
     table, about = read_benchmark([path])
     assert table.num_rows == pq.read_table(path).num_rows
     assert about[0]["config"]["preset"] == "smoke"
+    assert str(finished) not in json.dumps(about)  # a file that is shared tells nobody's paths
     assert json.dumps(about)  # plain values
     with pytest.raises(RoboprefError, match="same evaluation episodes"):
         read_benchmark([path, path])

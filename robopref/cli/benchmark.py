@@ -147,7 +147,7 @@ def run_benchmark(config: Benchmark) -> bool:
     rows = keep_earlier(config.out / RESULTS, gather(cells))
     if rows:
         about = {
-            "config": to_json(config),
+            "config": {name: value for name, value in to_json(config).items() if name != "out"},  # nobody else's path
             "budget": budget_json(_budget(config)),
             "versions": versions(),
             "minutes": (time.monotonic() - started) / 60,
