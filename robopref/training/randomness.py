@@ -5,7 +5,7 @@ Never of the process that happens to hold the sample, so that the number of proc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,19 +52,15 @@ class SampleRandomness:
         self, step: int, positions: NDArray[Any], indices: NDArray[Any], variants: NDArray[Any], size: int
     ) -> NDArray[np.float64]:
         """Uniform numbers in [0, 1) [B, size], to sample an action's tokens by."""
-        if self.count is None:
-            generator = np.random.default_rng((self.seed, _UNIFORM, step))
-            return generator.random((self.batch_size, size))[positions]
-        return np.stack([g.random(size) for g in self._fixed(_FIXED_UNIFORM, indices, variants)])
+        streams = _UNIFORM, _FIXED_UNIFORM
+        return self._drawn(np.random.Generator.random, streams, step, positions, indices, variants, size)
 
     def noise(
         self, step: int, positions: NDArray[Any], indices: NDArray[Any], variants: NDArray[Any], size: int
     ) -> NDArray[np.float64]:
         """Standard normal numbers [B, size], for the actions that are learned."""
-        if self.count is None:
-            generator = np.random.default_rng((self.seed, _NOISE, step))
-            return generator.standard_normal((self.batch_size, size))[positions]
-        return np.stack([g.standard_normal(size) for g in self._fixed(_FIXED_NOISE, indices, variants)])
+        streams = _NOISE, _FIXED_NOISE
+        return self._drawn(np.random.Generator.standard_normal, streams, step, positions, indices, variants, size)
 
     def dropped(self, step: int, positions: NDArray[Any], share: float) -> NDArray[np.bool_]:
         """Which samples [B] at these places of the global batch lose their condition: each with this probability."""
@@ -83,6 +79,21 @@ class SampleRandomness:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(state[0] >> np.uint64(1)))  # torch takes 63 bits
             yield
+
+    def _drawn(
+        self,
+        draw: Callable[[np.random.Generator, Any], NDArray[np.float64]],
+        streams: tuple[int, int],
+        step: int,
+        positions: NDArray[Any],
+        indices: NDArray[Any],
+        variants: NDArray[Any],
+        size: int,
+    ) -> NDArray[np.float64]:
+        """Numbers [B, size] of the first stream afresh at each step, or of the second, fixed for a sample's variant."""
+        if self.count is None:
+            return draw(np.random.default_rng((self.seed, streams[0], step)), (self.batch_size, size))[positions]
+        return np.stack([draw(generator, size) for generator in self._fixed(streams[1], indices, variants)])
 
     def _fixed(self, stream: int, indices: NDArray[Any], variants: NDArray[Any]) -> Iterator[np.random.Generator]:
         for index, variant in zip(indices.tolist(), variants.tolist(), strict=True):
