@@ -21,7 +21,7 @@ from robopref.cli.console import console, progress_bar, say
 from robopref.cli.episodes import check_task
 from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, to_json, versions
-from robopref.cli.smoothing import STATE_SMOOTHING
+from robopref.cli.smoothing import STATE_SMOOTHING, check_smoothing
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.benchmark_runs import PRETRAINED
@@ -229,8 +229,7 @@ def _budget(config: Benchmark) -> Budget:
     for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes"):
         if getattr(budget, name) < 1:
             raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(budget, name)}.")
-    if not 0 <= budget.action_smoothing < 1:
-        raise RoboprefError(f"--action-smoothing lies in [0, 1), got {budget.action_smoothing}.")
+    check_smoothing(budget.action_smoothing)
     for name in ("learning_rate", "refine_learning_rate"):
         if getattr(budget, name) is not None and getattr(budget, name) <= 0:
             raise RoboprefError(f"--{name.replace('_', '-')} is above 0, got {getattr(budget, name)}.")

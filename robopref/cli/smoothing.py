@@ -17,8 +17,8 @@ def default_smoothing(policy: object) -> float:
     return 0.0
 
 
-def check_smoothing(smoothing: float, policy: object) -> None:
-    """See that a policy can learn so.
+def check_smoothing(smoothing: float, policy: object = None) -> None:
+    """See that there can be such a smoothing, and that a policy can learn so, where there is one.
 
     Raises:
         RoboprefError: a standard deviation out of range, or chunks of a variable number of tokens.
