@@ -74,6 +74,19 @@ def test_all_refined_policies_have_had_equally_many_optimiser_steps(finished):
 
 
 @pytest.mark.slow
+def test_the_control_is_the_base_trained_for_longer_on_the_demonstrations_alone(tmp_path):
+    assert run_benchmark(settings(tmp_path / "run", methods=("demos-scratch",), demos=2))
+    here = tmp_path / "run" / "one-round" / "seed-0" / "reach"
+    control, base = (
+        read_json(run / "config.json")["config"] for run in (here / "reach" / "demos-scratch", here / "base")
+    )
+    assert (base.pop("steps"), control.pop("steps")) == (6, 6 + 4)
+    assert control["demos"] == base["demos"] == [str(here / "demos" / "original" / "reach")]
+    assert {**control, "out": None} == {**base, "out": None}
+    assert {row["optimiser_steps"] for row in evaluations(tmp_path / "run")["reach", 0, "demos-scratch"]} == {10}
+
+
+@pytest.mark.slow
 def test_nothing_is_evaluated_on_a_layout_that_was_learned_from(finished):
     here = finished / "one-round" / "seed-0" / "reach"
     learned = set()

@@ -216,12 +216,17 @@ def _train_base(cell: Cell) -> bool:
                 f"or choose another --out."
             )
         return True
+    demos = tuple(cell._demos(task, ORIGINAL_SCENE) for task in cell.base_tasks)
+    return _clone(cell, demos, cell._base, cell.budget.train_steps)
+
+
+def _clone(cell: Cell, demos: tuple[Path, ...], out: Path, steps: int) -> bool:
     return run_train(
         Train(
-            tuple(cell._demos(task, ORIGINAL_SCENE) for task in cell.base_tasks),
-            cell._base,
+            demos,
+            out,
             cell.inputs,
-            cell.budget.train_steps,
+            steps,
             cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate,
             action_smoothing=cell.budget.action_smoothing,
@@ -265,23 +270,27 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
     method = METHODS[evaluation.method]
     steps = cell.budget.refine_steps + (cell.budget.train_steps if method.from_scratch else 0)
     started = time.monotonic()
-    finished = run_refine(
-        Refine(
-            str(cell._base),
-            cell._refinement_demos(evaluation.task),
-            (cell.interactions(evaluation.task),),
-            out,
-            objective=method.objective,
-            from_scratch=method.from_scratch,
-            steps=steps,
-            batch_size=cell.budget.batch_size,
-            learning_rate=cell.budget.learning_rate_of(method),
-            wandb="disabled",
-            seed=cell.seed,
-            resume=True,
-            **{"action_smoothing": cell.budget.action_smoothing, **method.settings},
+    demos = cell._refinement_demos(evaluation.task)
+    if method.objective is None:
+        finished = _clone(cell, demos, out, steps)
+    else:
+        finished = run_refine(
+            Refine(
+                str(cell._base),
+                demos,
+                (cell.interactions(evaluation.task),),
+                out,
+                objective=method.objective,
+                from_scratch=method.from_scratch,
+                steps=steps,
+                batch_size=cell.budget.batch_size,
+                learning_rate=cell.budget.learning_rate_of(method),
+                wandb="disabled",
+                seed=cell.seed,
+                resume=True,
+                **{"action_smoothing": cell.budget.action_smoothing, **method.settings},
+            )
         )
-    )
     if finished:
         write_json(
             out / _MADE,

@@ -1,4 +1,5 @@
-"""The methods that ``robopref benchmark`` compares: ways of calling ``robopref refine`` on the same recordings."""
+"""The methods that ``robopref benchmark`` compares: ways of calling ``robopref refine`` on the same recordings, and
+what a longer training gives without them."""
 
 from __future__ import annotations
 
@@ -19,12 +20,13 @@ BASE = "base"
 class Method:
     """What a row of the table is, and the settings of ``robopref refine`` that make it.
 
-    ``from_scratch`` starts from fresh weights and gets the optimiser steps of the base training as well, so that all
-    policies of a table have had equally many.
+    Without an ``objective`` it is the control: ``robopref train`` on the demonstrations, which no interaction has
+    taught anything. ``from_scratch`` starts from fresh weights and gets the optimiser steps of the base training as
+    well, so that all policies of a table have had equally many.
     """
 
     about: str
-    objective: ObjectiveName
+    objective: ObjectiveName | None
     from_scratch: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -41,6 +43,7 @@ METHODS: Mapping[str, Method] = {
     "bc-success": Method("the same, and unaided successes", "bc", settings=_SUCCESS),
     "bc-scratch": Method("cloning demonstrations and corrections, from scratch", "bc", from_scratch=True),
     "bc-success-scratch": Method("the same, and unaided successes, from scratch", "bc", True, _SUCCESS),
+    "demos-scratch": Method("cloning demonstrations alone, as many steps: the control", None, from_scratch=True),
     "apo-scratch": Method("APO from scratch, the base its reference", "apo", True, _SUCCESS),
     "apo-demos-only-scratch": Method("the same without unaided successes", "apo", True),
     "dpo": Method("DPO on pairs of the same state, with the anchor", "dpo", settings=_SUCCESS),
