@@ -75,7 +75,7 @@ def test_all_refined_policies_have_had_equally_many_optimiser_steps(finished):
 
 @pytest.mark.slow
 def test_the_control_is_the_base_trained_for_longer_on_the_demonstrations_alone(tmp_path):
-    assert run_benchmark(settings(tmp_path / "run", methods=("demos-scratch",), demos=2))
+    assert run_benchmark(settings(tmp_path / "run", methods=("demos-scratch",), chunk=2))
     here = tmp_path / "run" / "one-round" / "seed-0" / "reach"
     control, base = (
         read_json(run / "config.json")["config"] for run in (here / "reach" / "demos-scratch", here / "base")
@@ -83,6 +83,7 @@ def test_the_control_is_the_base_trained_for_longer_on_the_demonstrations_alone(
     assert (base.pop("steps"), control.pop("steps")) == (6, 6 + 4)
     assert control["demos"] == base["demos"] == [str(here / "demos" / "original" / "reach")]
     assert {**control, "out": None} == {**base, "out": None}
+    assert control["chunk"] == 2
     assert {row["optimiser_steps"] for row in evaluations(tmp_path / "run")["reach", 0, "demos-scratch"]} == {10}
 
 
@@ -240,6 +241,7 @@ def test_the_evaluation_of_a_pretrained_base_is_shared_by_its_tasks(tmp_path):
         ({"first_seed": -1}, "--first-seed"),
         ({"evaluation_episodes": 0}, "--evaluation-episodes is at least 1"),
         ({"regimes": ()}, "at least one of the regimes"),
+        ({"chunk": 0}, "--chunk is at least 1"),
         ({"workers": -1}, "--workers is at least 1"),
         ({"refine_learning_rate": 0.0}, "--refine-learning-rate is above 0"),
         ({"learning_rate": 0.0}, "--learning-rate is above 0"),
@@ -256,7 +258,7 @@ def test_settings_that_make_no_benchmark_are_refused_before_anything_is_written(
 
 def test_settings_that_are_left_open_do_not_tell_versions_apart():
     budget = PRESETS["full"].budget
-    assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate", "action_smoothing"}
+    assert set(budget_json(budget)) == set(vars(budget)) - {"refine_learning_rate", "action_smoothing", "chunk"}
     assert budget_json(replace(budget, refine_learning_rate=1e-4))["refine_learning_rate"] == 1e-4
 
 

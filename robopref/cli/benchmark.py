@@ -105,6 +105,8 @@ class Benchmark:
     action_smoothing: float | None = None
     """Of the base policy's training and of every method; unset takes what `robopref train` does: 0.03 from the state,
     0 from images."""
+    chunk: int | None = None
+    """Actions per inference of every policy, executed before it looks again; unset takes 1."""
     episodes: int | None = None
     """Deployment episodes."""
     evaluation_episodes: int | None = None
@@ -124,8 +126,9 @@ def run_benchmark(config: Benchmark) -> bool:
         RoboprefError: settings that make no benchmark, or cells that failed (the others are finished first).
     """
     cells = plan(config)
-    changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe", "action_smoothing")
-    # The preset's numbers, too, so that a run never goes on with those of another version; smoothing is among them.
+    in_the_budget = ("action_smoothing", "chunk")
+    changeable = ("tasks", "methods", "seeds", "first_seed", "regimes", "refined_tasks", "recipe", *in_the_budget)
+    # The preset's numbers, too, so that a run never goes on with those of another version.
     identity = {"budget": json.dumps(budget_json(_budget(config)))}
     start_run(config.out, "benchmark", config, resume=config.resume, identity=identity, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
@@ -226,7 +229,7 @@ def _budget(config: Benchmark) -> Budget:
     if given["action_smoothing"] is None:
         given["action_smoothing"] = STATE_SMOOTHING if config.inputs == "state" else 0.0
     budget = replace(preset, **{name: value for name, value in given.items() if value is not None})
-    for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes"):
+    for name in ("demos", "train_steps", "refine_steps", "batch_size", "episodes", "evaluation_episodes", "chunk"):
         if getattr(budget, name) < 1:
             raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(budget, name)}.")
     check_smoothing(budget.action_smoothing)

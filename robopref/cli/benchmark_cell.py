@@ -48,6 +48,8 @@ class Budget:
     """Of methods that go on from the base; None takes the learning rate of everything else."""
     action_smoothing: float = 0.0
     """Of the base and of every method."""
+    chunk: int = 1
+    """Actions per inference, of every policy."""
 
     def learning_rate_of(self, method: Method) -> float:
         """A start from scratch is a training like that of the base, and keeps its rate."""
@@ -230,6 +232,7 @@ def _clone(cell: Cell, demos: tuple[Path, ...], out: Path, steps: int) -> bool:
             cell.budget.batch_size,
             learning_rate=cell.budget.learning_rate,
             action_smoothing=cell.budget.action_smoothing,
+            chunk=cell.budget.chunk,
             wandb="disabled",
             seed=cell.seed,
             resume=True,
