@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from robopref.diagnosis.instability import STATISTICS
-from robopref.diagnosis.results import SUMMARY_FILE, Condition, Diagnosis, load_diagnosis
-from robopref.evaluation.statistics import Estimate
+from robopref.diagnosis.results import SUMMARY_FILE, Diagnosis, load_diagnosis
 from robopref.reporting.diagnosis_condition_figures import (
     attacks_figure,
     examples_figure,
@@ -28,11 +25,18 @@ from robopref.reporting.diagnosis_direction_figures import (
 )
 from robopref.reporting.diagnosis_figure_files import kept_figures, write_figures
 from robopref.reporting.diagnosis_instability_figures import (
-    MEASURES,
     measures_figure,
-    measures_of,
     norms_figure,
     peaks_figure,
+)
+from robopref.reporting.diagnosis_tables import (
+    attacks_table,
+    episodes_table,
+    facts_list,
+    flips_table,
+    measures_table,
+    overview_table,
+    quotients_table,
 )
 from robopref.reporting.diagnosis_words import (
     ABOVE,
@@ -40,14 +44,12 @@ from robopref.reporting.diagnosis_words import (
     KIND_NAMES,
     UNCHANGED,
     condition_names,
+    confidence_of,
     episodes_text,
     estimate_text,
-    intervals_text,
-    null_of,
     number,
     paired_difference,
     percent_text,
-    settings_text,
     shown_statements,
     told_apart,
 )
@@ -90,7 +92,7 @@ def diagnosis_images(directory: Path) -> dict[str, Path]:
 def diagnosis_charts(diagnosis: Diagnosis) -> dict[str, list[Chart]]:
     """Every figure that the diagnosis has, by section of the report."""
     subject, directions, conditions = diagnosis.subject, diagnosis.directions, diagnosis.conditions
-    confidence = _confidence(diagnosis)
+    confidence = confidence_of(diagnosis)
     channels, pictures = subject.channels_per_frame, _are_pictures(diagnosis)
     n_episodes = len(diagnosis.instability.episodes)
     attacks = [condition for condition in conditions if condition.kind == "attack"]
@@ -145,15 +147,15 @@ def diagnosis_contents(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> 
         "habit": _habit(diagnosis),
         "statements": shown_statements(diagnosis.statements),
         "findings": findings(diagnosis),
-        "overview": _overview(diagnosis),
+        "overview": overview_table(diagnosis),
         "charts": {section: [shown(chart) for chart in drawn] for section, drawn in charts.items()},
         "missing": _missing(diagnosis, charts),
-        "facts": _facts(diagnosis),
-        "measures": _measures(diagnosis),
-        "episodes": _episodes(diagnosis),
-        "quotients": _quotients(diagnosis),
-        "flips": _decisions(diagnosis),
-        "attacks": _attacks(attacks, _confidence(diagnosis)) if attacks else None,
+        "facts": facts_list(diagnosis),
+        "measures": measures_table(diagnosis),
+        "episodes": episodes_table(diagnosis),
+        "quotients": quotients_table(diagnosis),
+        "flips": flips_table(diagnosis),
+        "attacks": attacks_table(attacks, confidence_of(diagnosis)) if attacks else None,
         "making": setting_tables(
             {
                 "Policy": {
@@ -240,103 +242,6 @@ def _apart(diagnosis: Diagnosis, kind: str) -> list[str]:
     return [said + "."]
 
 
-def _overview(diagnosis: Diagnosis) -> dict[str, Any]:
-    competence, directions, decisions = diagnosis.competence, diagnosis.directions, diagnosis.decisions
-    null = diagnosis.null
-    rows = [
-        ("Return of the policy", estimate_text(competence.score), competence.score.n),
-        ("Return of random actions", estimate_text(competence.random_score), competence.random_score.n),
-        ("Difference", estimate_text(competence.difference), competence.difference.n),
-    ]
-    if directions.share is not None:
-        rows.append(("Share of L(S) along G_S", percent_text(directions.share), directions.share.n))
-    if directions.eigengap is not None:
-        rows.append(("Eigengap \u03bb\u2082/\u03bb\u2081", estimate_text(directions.eigengap), directions.eigengap.n))
-    if null is not None and null.quotient is not None:
-        rows.append(("\u039b of the null control", estimate_text(null.quotient), null.quotient.n))
-    for name in ("variation", "oscillation"):
-        estimate = measures_of(diagnosis.instability)[name]
-        if estimate is not None:
-            rows.append((f"{MEASURES[name][0].capitalize()} of the gradient norm", estimate_text(estimate), estimate.n))
-    rows.append(("Near-ties", percent_text(decisions.near_ties), decisions.near_ties.n))
-    if decisions.synonym_ties is not None:
-        rows.append(("Near-ties among synonyms only", percent_text(decisions.synonym_ties), decisions.synonym_ties.n))
-    return {
-        "caption": f"In brackets: {100 * _confidence(diagnosis):g} % bootstrap intervals over n episodes",
-        "columns": ["", "Value", "n"],
-        "rows": rows,
-    }
-
-
-def _facts(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    """What L(S) was made of, as the figures of the section share it."""
-    directions, settings = diagnosis.directions, diagnosis.settings
-    n_episodes = len(diagnosis.instability.episodes)
-    facts = [
-        ("States", f"{directions.n_states} of {episodes_text(n_episodes)}"),
-        (
-            "Zero gradients",
-            f"{directions.n_zero} of {directions.n_states}, {100 * directions.n_zero / directions.n_states:.1f} %",
-        ),
-    ]
-    for name, title in (("temperature", "Temperature T"), ("jitter", "Jitter"), ("dtype", "Precision")):
-        if name in settings:
-            facts.append((title, str(settings[name])))
-    if not directions.vanished:
-        bound = number(directions.error_bound / directions.eigenvalues[0], 2)
-        facts += [
-            ("Method", {"exact": "exact, in memory", "streaming": "streaming"}[directions.method]),
-            ("Error bound of an eigenvalue", f"{bound} of \u03bb\u2081"),
-            ("Eigengap \u03bb\u2082/\u03bb\u2081", estimate_text(directions.eigengap)),
-        ]
-    return facts
-
-
-def _measures(diagnosis: Diagnosis) -> dict[str, Any]:
-    n = len(diagnosis.instability.episodes)
-    return {
-        "caption": f"Gradient norm over all clean states; {intervals_text(n, _confidence(diagnosis))}",
-        "columns": ["Measure", "Value", "Unit"],
-        "rows": [
-            (MEASURES[name][0].capitalize(), estimate_text(estimate), MEASURES[name][1])
-            for name, estimate in measures_of(diagnosis.instability).items()
-        ],
-    }
-
-
-def _episodes(diagnosis: Diagnosis) -> dict[str, Any]:
-    """One row an episode; what makes the intervals of the measures above."""
-    instability, choices = diagnosis.instability, diagnosis.decisions.choices
-    rows = []
-    for index, (episode, moments) in enumerate(zip(instability.episodes, instability.moments, strict=True)):
-        measured = [float(STATISTICS[name](moments)) for name in ("mean", "variance", "oscillation")]
-        most = ""
-        if len(choices):
-            action = int(choices[index].argmax())
-            share = 100 * choices[index, action] / choices[index].sum()
-            most = f"{diagnosis.subject.actions[action]}, {share:.1f}\u00a0%"
-        rows.append(
-            (
-                f"{index + 1}",
-                number(episode.score),
-                f"{episode.length}{'' if episode.finished else ' (cut)'}",
-                *("not defined" if math.isnan(value) else number(value) for value in measured),
-                most,
-            )
-        )
-    return {
-        "caption": f"The clean episodes one by one; the numbers over all states are above, with {_over(diagnosis)}",
-        "columns": [
-            "Episode", "Return", "Steps", "Norm, mean", "Norm, variance", "Norm, oscillation", "Most frequent action",
-        ],
-        "rows": rows,
-    }  # fmt: skip
-
-
-def _over(diagnosis: Diagnosis) -> str:
-    return intervals_text(len(diagnosis.instability.episodes), _confidence(diagnosis))
-
-
 def _habit(diagnosis: Diagnosis) -> str:
     """The name of what the policy always chooses, empty where it makes use of its choice."""
     habit = diagnosis.decisions.habit
@@ -346,120 +251,6 @@ def _habit(diagnosis: Diagnosis) -> str:
 def _synonyms(diagnosis: Diagnosis) -> str:
     actions = diagnosis.subject.actions
     return "; ".join(" = ".join(actions[action] for action in group) for group in diagnosis.subject.synonyms)
-
-
-def _quotients(diagnosis: Diagnosis) -> dict[str, Any] | None:
-    if not diagnosis.conditions:
-        return None
-    paired = any(condition.below_clean is not None for condition in diagnosis.conditions)
-    rows = []
-    for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True):
-        null = null_of(condition, diagnosis.null)
-        states = condition.null_states if condition.null_states is not None else "other"
-        rows.append(
-            (
-                (name, settings_text(condition)),
-                estimate_text(condition.quotient),
-                f"{estimate_text(null)}, {states} states" if null is not None else "",
-                estimate_text(condition.below_null) if condition.below_null is not None else "",
-                *([_unattacked(condition)] if paired else []),
-                told_apart(condition, diagnosis.null),
-                f"{condition.n_states} ({condition.n_zero})",
-                condition.n_episodes,
-            )
-        )
-    n = min(condition.n_episodes for condition in diagnosis.conditions)
-    caption = f"Feature correlation quotients; in brackets {intervals_text(n, _confidence(diagnosis))} or more"
-    errors = [c.reduction_error for c in diagnosis.conditions if c.reduction_error is not None]
-    if errors:
-        caption += (
-            ", taken in the leading directions, which changes the largest eigenvalue of a resample by at most "
-            f"{number(100 * max(errors), 2)}\u00a0%"
-        )
-    return {
-        "caption": caption,
-        "columns": [
-            "Condition",
-            "\u039b",
-            "Null held against",
-            "Null minus \u039b",
-            *(["Same states unattacked minus \u039b"] if paired else []),
-            "Verdict",
-            "States (zero gradients)",
-            "Episodes",
-        ],
-        "rows": _wrapping(rows),
-    }
-
-
-def _unattacked(condition: Condition) -> str:
-    return estimate_text(condition.below_clean) if condition.below_clean is not None else ""
-
-
-def _decisions(diagnosis: Diagnosis) -> dict[str, Any] | None:
-    rows = []
-    synonyms = any(condition.synonym_flips is not None for condition in diagnosis.conditions)
-    for name, condition in zip(condition_names(diagnosis.conditions), diagnosis.conditions, strict=True):
-        if condition.flips is None and condition.score is None:
-            continue
-        score = "not played" if condition.score is None else estimate_text(condition.score)
-        if condition.score is not None and condition.score_steps is not None:
-            score += f" in {condition.score_steps} steps"
-        rows.append(
-            (
-                name,
-                percent_text(condition.flips) if condition.flips is not None else "",
-                *([_optional_percent(condition.synonym_flips)] if synonyms else []),
-                score,
-                condition.score.n if condition.score is not None else "",
-                estimate_text(condition.score_difference) if condition.score_difference is not None else "",
-            )
-        )
-    if not rows:
-        return None
-    return {
-        "caption": "Flipped actions and returns; in brackets "
-        f"{100 * _confidence(diagnosis):g} % bootstrap intervals over episodes",
-        "columns": [
-            "Condition",
-            "Flipped actions",
-            *(["To a synonym"] if synonyms else []),
-            "Return",
-            "Episodes played",
-            "Return minus clean return, paired",
-        ],
-        "rows": rows,
-    }
-
-
-def _optional_percent(estimate: Estimate | None) -> str:
-    return "" if estimate is None else percent_text(estimate)
-
-
-def _attacks(attacks: Sequence[Condition], confidence: float) -> dict[str, Any]:
-    rows = []
-    for name, attack in zip(condition_names(attacks), attacks, strict=True):
-        sizes = ["", "", "", "", "", ""]
-        if attack.distortion is not None:
-            made, rate = attack.distortion, attack.distortion.successes
-            needed = "none flipped" if made.l2_of_successes is None else estimate_text(made.l2_of_successes)
-            flipped = f"{rate.successes} of {rate.n} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]\u00a0%"
-            sizes = [flipped, needed, *(estimate_text(size) for size in (made.l2, made.l1, made.linf, made.l0))]
-        rows.append(((name, settings_text(attack)), percent_text(attack.flips), *sizes))
-    n = min((attack.flips.n for attack in attacks if attack.flips is not None), default=0)
-    return {
-        "caption": f"Attacks on clean states, distortion of pixels in [0, 1] as means over states; in brackets "
-        f"{intervals_text(n, confidence)}, beside counts Wilson intervals, as if states of an episode were independent",
-        "columns": [
-            "Attack", "Success rate", "Flipped of states, Wilson", "L2 of successes", "L2", "L1", "L\u221e", "L0",
-        ],
-        "rows": _wrapping(rows),
-    }  # fmt: skip
-
-
-def _wrapping(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows whose intervals may stand below their values, where a table would be wider than the page."""
-    return [tuple(cell.replace("\u00a0[", " [") if isinstance(cell, str) else cell for cell in row) for row in rows]
 
 
 def _missing(diagnosis: Diagnosis, charts: dict[str, list[Chart]]) -> dict[str, list[str]]:
@@ -511,7 +302,3 @@ def _origin(diagnosis: Diagnosis) -> str:
 def _are_pictures(diagnosis: Diagnosis) -> bool:
     """Not so for a policy that was varied in a vector [1, 1, S] of its observation."""
     return diagnosis.subject.shape[1] > 1
-
-
-def _confidence(diagnosis: Diagnosis) -> float:
-    return float(diagnosis.settings.get("confidence", 0.95))

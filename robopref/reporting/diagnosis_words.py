@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from robopref.diagnosis.results import Condition
+from robopref.diagnosis.results import Condition, Diagnosis
 from robopref.evaluation.statistics import Estimate
 
 _NAMES = {
@@ -154,3 +154,8 @@ def _positive(difference: Estimate | None) -> bool:
 
 def _negative(difference: Estimate | None) -> bool:
     return difference is not None and difference.high < 0
+
+
+def confidence_of(diagnosis: Diagnosis) -> float:
+    """Of all its intervals."""
+    return float(diagnosis.settings.get("confidence", 0.95))
