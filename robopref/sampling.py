@@ -47,6 +47,16 @@ def apportion(credit: NDArray[np.floating[Any]], total: int) -> NDArray[np.int64
     return counts
 
 
+def check_batch_size(batch_size: int) -> None:
+    """See that a batch can hold a sample of each of the three classes.
+
+    Raises:
+        RoboprefError: it cannot.
+    """
+    if batch_size < 3:
+        raise RoboprefError(f"a batch needs at least 3 samples for its three classes, got batch size {batch_size}.")
+
+
 class BalancedSampler:
     """Composes batches of sample numbers from labelled samples.
 
@@ -83,8 +93,7 @@ class BalancedSampler:
         world_size: int = 1,
         buckets: Sequence[Sequence[Label]] = Mixture.buckets,
     ) -> None:
-        if batch_size < 3:
-            raise RoboprefError(f"a batch needs at least 3 samples for its three classes, got batch size {batch_size}.")
+        check_batch_size(batch_size)
         if len(shares) != len(buckets) or not (min(shares) >= 0 and abs(sum(shares) - 1) <= 1e-9):
             raise RoboprefError(f"shares are {len(buckets)} numbers >= 0 that sum to 1, got {tuple(shares)}.")
         if not 0 <= rank < world_size:

@@ -6,6 +6,9 @@ from small_runs import Run, demonstrations, interactions, tiny_policy
 
 from robopref.errors import RoboprefError
 from robopref.labeling import LabelingRule
+from robopref.policies.chunked_tokenizer import ChunkedActionTokenizer
+from robopref.policies.normalization import NormStats
+from robopref.policies.tokenizer import ActionTokenizer
 from robopref.training.config import TrainerConfig
 from robopref.training.dataset import StepDataset
 from robopref.training.randomness import SampleRandomness
@@ -53,6 +56,28 @@ def test_a_rejected_proposal_moves_with_the_action_that_it_is_rejected_for():
     assert (rejected != data.rejected_tokens[rows]).any()
     nothing = np.zeros_like(noise)
     np.testing.assert_array_equal(data.noisy_rejected_tokens(rows, nothing), data.rejected_tokens[rows])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_what_a_policy_wrote_and_was_executed_is_that_token_again(horizon, smoothing):
+    """The last two bins decode to the same: a gripper's 1.0 is learned as the last, and comes back as its centre."""
+    policy = tiny_policy()
+    policy.tokenizer = ActionTokenizer() if horizon == 1 else ChunkedActionTokenizer(horizon, 4)
+    policy.norm_stats = NormStats([-1.0] * 4, [1.0] * 4, [True, True, True, False])
+    demonstration, executed = demonstrations(2)
+    demonstration.action[:] = [1.0, 0.5, 2.0, 1.0]  # clipped, inside, clipped, the gripper's
+    labels = [LabelingRule(window=0).apply(episode) for episode in (demonstration, executed)]
+    written = StepDataset([demonstration], labels[:1], policy, policy.observation_keys)
+    decoded = policy.tokenizer.decode(written.tokens[0]).reshape(horizon, 4)[0]
+    executed.action[:] = policy.norm_stats.unnormalize(decoded)
+    data = StepDataset([demonstration, executed], labels, policy, policy.observation_keys)
+    np.testing.assert_array_equal(data.tokens[0], data.tokens[len(demonstration)])
+    assert data.tokens[0, 3] == 256
+    noise = smoothing * np.random.default_rng(0).normal(size=(500, data.chunk_values))
+    noisy = data.noisy_tokens(np.zeros(500, dtype=int), noise).reshape(500, horizon, 4)
+    assert set(np.unique(noisy[..., 3])) & {255, 256} == {256}
+    assert 256 not in noisy[..., :3]
 
 
 def test_batches_of_pairs_are_made_so():

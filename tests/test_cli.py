@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import demonstrations
 
 from robopref.cli.main import main
 from robopref.cli.seeds import episode_seeds
@@ -174,6 +175,34 @@ def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
     assert sorted(seeds) == episode_seeds("demos", 0, 60)
 
 
+@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGHUP], ids=lambda wish: wish.name)
+def test_a_signal_to_all_processes_stops_as_ctrl_c_does(tmp_path, wish):
+    command = [
+        sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(tmp_path / "d"), "--task", TASK,
+        "--episodes", "60", "--no-image", "--workers", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    episodes = tmp_path / "d" / "episodes"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (episodes.is_dir() and any(episodes.iterdir())):
+        time.sleep(0.05)
+    os.killpg(process.pid, wish)  # as a terminal that closes, or `timeout` and a job scheduler do
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output.decode()
+    assert b"killed" not in output
+    store = EpisodeStore.open(tmp_path / "d")
+    assert 1 <= len(store) < 60
+    assert store.verify() == []
+
+
+def test_a_run_goes_on_by_another_spelling_of_its_paths(loop, tmp_path, monkeypatch):
+    run(*refine_arguments(loop, tmp_path / "r"))
+    before = (tmp_path / "r" / "metrics.jsonl").read_bytes()
+    monkeypatch.chdir(loop)
+    run(*refine_arguments(Path(), tmp_path / "r", "--resume"))
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == before
+
+
 # --- bad input: one clear line, exit status 2, nothing recorded touched
 
 
@@ -281,6 +310,44 @@ def test_wrong_settings_do_not_claim_the_output_directory(loop, tmp_path, capsys
     assert "lacks the observation 'image'" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
     run(*refine_arguments(loop, tmp_path / "r"))
+
+
+def test_settings_that_the_objective_would_pass_over_are_refused(loop, tmp_path, capsys):
+    for objective, setting in (
+        ("bc", ("--beta", 0.5)), ("kto", ("--variant", "reference")), ("hg-dagger", ("--label-noise", "em")),
+        ("apo", ("--min-pair-distance", 0.2)), ("apo", ("--positive-share", 0.5)),
+    ):  # fmt: skip
+        run(*refine_arguments(loop, tmp_path / "r", "--objective", objective, *setting), expect=2)
+        assert f"{objective} has no such setting" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
+def test_what_holds_nothing_to_learn_from_is_said(tmp_path, capsys):
+    with EpisodeStore.create_or_open(tmp_path / "d").begin(demonstrations(1)[0].info) as writer:
+        for episode in demonstrations(1):
+            for t in range(5):
+                writer.append(Step({k: v[t] for k, v in episode.observation.items()}, episode.action[t], Actor.EXPERT))
+        writer.finish(Outcome.ABORTED)
+    run("relabel", "--data", tmp_path / "d", expect=2)
+    assert "nothing to learn from" in capsys.readouterr().err
+
+
+def test_what_is_no_result_is_said(loop, tmp_path, capsys):
+    run("report", loop / "interactions", expect=2)
+    assert "give the directory of a quickstart, an evaluation or a diagnosis" in capsys.readouterr().err
+    evaluate = (
+        "evaluate", "--policy", loop / "train", "--out", tmp_path / "e", "--task", TASK, "--episodes", 2,
+        "--workers", 1, "--wandb", "disabled",
+    )  # fmt: skip
+    run(*evaluate)
+    path = tmp_path / "e" / "episodes.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0] + "\0" * 20 + "\n")  # what a power failure may leave
+    run(*evaluate, "--resume", expect=2)
+    assert "line 2" in capsys.readouterr().err
+    path.write_text(lines[0])
+    run(*evaluate, "--resume")
+    assert path.read_text().splitlines() == [line.strip() for line in lines]
 
 
 def test_data_of_a_newer_version_are_left_alone(loop, tmp_path, capsys):

@@ -1,20 +1,25 @@
 """Rounds: whose policy is deployed, what is learned from, when it stops, that it goes on."""
 
 import json
+import os
+import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from robopref.cli import lifelong
+from robopref.cli.collect import run_deployment
+from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.lifelong import Lifelong, Round, round_directory, run_lifelong
 from robopref.cli.run_directory import read_json
 from robopref.envs.perturbations.options import PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.evaluation.statistics import Rate
 from robopref.policies.registry import load_policy, policy_id
-from robopref.policies.vla.options import LoraOptions
+from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.store.store import EpisodeStore
-from robopref.trajectory import Actor
+from robopref.trajectory import Actor, Outcome, Step
 
 
 def policy(root):
@@ -43,11 +48,12 @@ def started(tmp_path_factory):
 
 
 def settings(root, out, **options):
-    small = {"rounds": 2, "episodes_per_round": 1, "evaluation_episodes": 2, "steps": 3, "batch_size": 8}
-    return Lifelong(
-        policy(root), (root / "demos",), out, "reach", image=False, device="cpu", wandb="disabled", workers=1,
-        **small | options,
-    )  # fmt: skip
+    small = {
+        "policy": policy(root), "demos": (root / "demos",), "out": out, "task": "reach", "rounds": 2,
+        "episodes_per_round": 1, "evaluation_episodes": 2, "steps": 3, "batch_size": 8, "image": False,
+        "device": "cpu", "wandb": "disabled", "workers": 1,
+    }  # fmt: skip
+    return Lifelong(**small | options)
 
 
 def test_each_round_deploys_and_refines_the_policy_of_the_last(started):
@@ -99,7 +105,7 @@ def test_unaided_successes_are_learned_from_where_preferences_are_weighed(starte
 
 
 def test_what_only_preferences_have_is_refused_before_anything_runs(started, tmp_path):
-    with pytest.raises(RoboprefError, match=r"--anchor-weight.*Name the objective"):
+    with pytest.raises(RoboprefError, match=r"--anchor-weight.*name the objective"):
         run_lifelong(settings(started, tmp_path / "run", anchor_weight=0.5))
     assert not (tmp_path / "run").exists()
 
@@ -111,6 +117,10 @@ def test_what_only_preferences_have_is_refused_before_anything_runs(started, tmp
         ({"steps": 0}, "--steps"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"action_smoothing": 1.5}, "--action-smoothing"),
+        ({"batch_size": 2}, "at least 3 samples"),
+        ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"image": True, "perturbation": PerturbationOptions(perturb=("lighting",))}, "lighting"),
+        ({"demos": (Path("nowhere"),)}, "nowhere is no data directory"),
     ],
 )
 def test_what_cannot_be_refined_so_is_said_before_anything_runs(started, tmp_path, options, said):
@@ -162,6 +172,9 @@ def test_other_settings_are_refused(started):
     [
         ({"rounds": 0}, "--rounds runs from 1"),
         ({"seed": 100}, "--seed from 0"),
+        ({"seed": -1}, "--seed from 0"),
+        ({"evaluation_episodes": 0}, "--evaluation-episodes runs from 1"),
+        ({"episodes_per_round": 0}, "--episodes-per-round runs from 1"),
         ({"patience": 0}, "--patience is at least 1"),
         ({"target_success": 1.5}, "--target-success lies between"),
     ],
@@ -171,6 +184,40 @@ def test_settings_out_of_range_are_named(tmp_path, options, said):
     with pytest.raises(RoboprefError, match=said):
         run_lifelong(settings(tmp_path, tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_wish_to_stop_that_came_with_the_last_episode_is_not_lost(started, tmp_path, monkeypatch):
+    evaluate = lifelong.run_evaluate
+
+    def evaluate_and_interrupt(config):
+        finished = evaluate(config)
+        with graceful_interrupt():
+            os.kill(os.getpid(), signal.SIGINT)
+        return finished
+
+    monkeypatch.setattr(lifelong, "run_evaluate", evaluate_and_interrupt)
+    assert not run_lifelong(settings(started, tmp_path / "run"))
+    assert not round_directory(tmp_path / "run", 1).exists()
+
+
+def test_an_episode_that_a_crash_cut_off_counts_once(started, tmp_path):
+    config = settings(started, tmp_path / "run", rounds=1, episodes_per_round=2)
+    deployment = lifelong._deployment(config, 1)
+    assert run_deployment(deployment)
+    store = EpisodeStore.open(deployment.out)
+    first = store.read(store.episode_ids()[0])
+    with store.begin(first.info) as writer:
+        for t in range(3):
+            writer.append(Step({k: v[t] for k, v in first.observation.items()}, first.action[t], Actor.HUMAN))
+        writer.finish(Outcome.ABORTED)
+    assert run_deployment(deployment)
+    assert lifelong._deployment_rates(deployment.out)[0].n == 2
+
+
+def test_weights_are_held_in_every_round_as_in_the_first(started, tmp_path):
+    config = settings(started, tmp_path / "run", vla=VLAOptions(adapter="somewhere", weights="4bit"))
+    (later,) = lifelong._evaluations(config, 1)
+    assert later.vla == lifelong._deployment(config, 2).vla == VLAOptions(weights="4bit")
 
 
 def test_without_any_takeover_it_stops_and_says_so(started, tmp_path, monkeypatch):

@@ -264,7 +264,7 @@ def test_with_no_objective_a_state_policy_is_cloned_anew(recorded, tmp_path, cap
 
 
 def test_settings_of_a_preference_objective_ask_for_its_name(recorded, tmp_path):
-    with pytest.raises(RoboprefError, match=r"--beta, --label-noise: that is for objectives .* --objective apo"):
+    with pytest.raises(RoboprefError, match=r"--beta, --label-noise: bc, .* has no such setting.*--objective apo, kto"):
         refine(recorded, tmp_path / "r", None, beta=0.3, label_noise="em")
     assert not (tmp_path / "r").exists()
 

@@ -79,6 +79,26 @@ def test_normalisation_maps_the_quantiles_and_leaves_the_gripper():
     )
 
 
+@pytest.mark.parametrize(
+    ("last", "is_gripper"),
+    [
+        ([0.0, 1.0], True), ([-1.0, 1.0], True), ([0.0, 0.6], True), ([-1.0, -1.0], True), ([0.0, 0.0], True),
+        ([-1.03, 1.02], True), ([50.0, 450.0], False), ([-0.02, 0.02], False), ([-1.2, 1.2], False),
+        ([7.0, 7.0], False),
+    ],
+)  # fmt: skip
+def test_the_last_dimension_is_a_gripper_where_its_commands_are_those_of_one(last, is_gripper):
+    low, high = last
+    actions = np.stack([np.linspace(-2, 6, 101), np.linspace(low, high, 101)], axis=1)
+    stats = NormStats.from_actions(actions)
+    np.testing.assert_array_equal(stats.mask, [True, not is_gripper])
+    tokenizer = ActionTokenizer()
+    back = stats.unnormalize(tokenizer.decode(tokenizer.encode(stats.normalize(actions))))
+    inside = ~stats.outside(actions)
+    error = np.where(inside, np.abs(back - actions), 0)[:, 1]
+    assert error.max() <= max(0.01 * (high - low), 0 if not is_gripper else 0.005) + 1e-6
+
+
 @given(hnp.arrays(np.float64, 3, elements=st.floats(-1, 1)))
 def test_normalisation_is_undone_inside_the_quantiles(unit):
     stats = NormStats(q01=[-3, 0, -1], q99=[5, 1e-3, 1], mask=[True, True, False])
@@ -95,6 +115,8 @@ def test_a_constant_action_dimension_survives_normalisation():
     stats = NormStats.from_actions(np.array([[0.5, 0.0], [0.5, 1.0]]))
     assert np.isfinite(stats.normalize(np.array([[0.5, 0.0]]))).all()
     assert stats.unnormalize(stats.normalize(np.array([[0.5, 0.0]])))[0, 0] == pytest.approx(0.5)
+    beside = stats.normalize(np.array([[0.5 + 1e-7, 0.0], [0.5 - 1e-7, 0.0], [0.6, 0.0], [0.5, 0.0]]))
+    assert set(beside[:, 0]) == {-1.0}  # whatever is asked of it, it can be but one thing
 
 
 def test_normalisation_of_another_action_size_is_refused():

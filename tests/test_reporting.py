@@ -238,13 +238,25 @@ def test_a_lone_evaluation_has_rates_and_lengths_but_nothing_to_compare(run: Pat
     assert len(page.all("img")) == 3
     assert "abc123" in page.text
     assert "1, 2, 5" in page.text
+    assert "perturbed" not in page.text
     for absent in ("Left out", "Difference", "refinement", "Deployment"):
         assert absent not in page.text.replace("before-seed", "").replace("after-seed", "")
+
+
+def test_a_perturbed_evaluation_says_so(tmp_path: Path) -> None:
+    rate = {"successes": 1, "n": 2, "value": 0.5, "low": 0.1, "high": 0.9}
+    told = {"task": "reach", "perturb": ["lighting", "camera"], "perturb_strength": 2.0,
+            "result": {"success": rate, "intervention_rate": rate}}  # fmt: skip
+    (tmp_path / "summary.json").write_text(json.dumps(told))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.text.count("reach, perturbed (lighting, camera)") >= 1
+    assert "Scene" in page.text
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
+        ("summary.json", "{}", "give the directory of a quickstart"),
         ("summary.json", "{", "summary.json is not valid JSON"),
         ("summary.json", '{"before": {}}', "no summary of a run"),
         ("timeline.json", '[{"seed": 1}]', "no timeline"),

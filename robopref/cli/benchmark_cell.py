@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from robopref.cli.benchmark_methods import BASE, METHODS, Method
-from robopref.cli.collect import Collect, run_collect
+from robopref.cli.collect import Collect, run_deployment
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.refine import Refine, run_refine
@@ -23,8 +23,6 @@ from robopref.cli.train import Train, run_train
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
-from robopref.store.store import EpisodeStore
-from robopref.trajectory import Outcome
 
 Regime = Literal["one-round", "perturbed", "pretrained"]
 ORIGINAL_SCENE, PERTURBED_SCENE = "original", "perturbed"
@@ -241,7 +239,7 @@ def _clone(cell: Cell, demos: tuple[Path, ...], out: Path, steps: int) -> bool:
 
 
 def _deploy(cell: Cell, task: str) -> bool:
-    finished = run_collect(
+    return run_deployment(
         Collect(
             str(cell._base),
             cell.interactions(task),
@@ -255,12 +253,6 @@ def _deploy(cell: Cell, task: str) -> bool:
             perturbation=cell.scenes().get(PERTURBED_SCENE, ORIGINAL),
         )
     )
-    # An episode that a crash cut off was played again, and nobody should learn from one layout twice.
-    store = EpisodeStore.open(cell.interactions(task))
-    for episode_id in store.episode_ids():
-        if finished and store.info(episode_id).outcome is Outcome.ABORTED:
-            store.set_aside(episode_id)
-    return finished
 
 
 def _refine(cell: Cell, evaluation: Evaluation) -> bool:

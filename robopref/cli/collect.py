@@ -14,6 +14,7 @@ from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.seeds import episode_seeds
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
+from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
 from robopref.policies.vla.options import PLAIN, VLAOptions
 from robopref.trajectory import Actor, Outcome, takeover_count
@@ -52,9 +53,10 @@ def run_collect(config: Collect) -> bool:
 
     policy = load_policy(config.policy, config.vla)  # what cannot be loaded is said before anything is written
     check_task(config.task, config.perturbation, image=config.image)
+    check_images(config.image, policy)
     seeds = episode_seeds("collect", config.seed, config.episodes)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
-    start_run(config.out, "collect", config, resume=config.resume, identity=identity)
+    start_run(config.out, "collect", config, resume=config.resume, identity=identity, changeable=("policy",))
     store = EpisodeStore.create_or_open(config.out)
     infos = [store.info(i) for i in store.episode_ids()]
     # An episode that was cut off stays in the data; its seed is run again all the same.
@@ -86,6 +88,31 @@ def run_collect(config: Collect) -> bool:
         f"{summary['human_steps']} of {summary['steps']} steps driven by the operator"
     )
     return finished == config.episodes
+
+
+def run_deployment(config: Collect) -> bool:
+    """``run_collect`` as a stage of a longer run, which then learns from each layout once.
+
+    An episode that a crash cut off was played again: what there is of it is set aside, and stays on disk.
+    """
+    from robopref.store.store import EpisodeStore
+
+    finished = run_collect(config)
+    store = EpisodeStore.open(config.out)
+    for episode_id in store.episode_ids():
+        if finished and store.info(episode_id).outcome is Outcome.ABORTED:
+            store.set_aside(episode_id)
+    return finished
+
+
+def check_images(rendered: bool, policy: object) -> None:
+    """See that a policy gets what it looks at.
+
+    Raises:
+        RoboprefError: it reads images, and none are rendered.
+    """
+    if not rendered and "image" in getattr(policy, "observation_keys", ()):
+        raise RoboprefError("the policy reads camera images: leave --no-image out.")
 
 
 def collection_summary(directory: Path) -> dict[str, int]:

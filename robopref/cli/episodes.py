@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Role = Literal["demonstrate", "collect", "evaluate"]
 _LARGE = 1_000_000_000  # parameters
+_OF_THE_GROUP = {signal.SIGINT, signal.SIGHUP}
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def _run_in_processes(
         running: set[Future[EpisodeResult]] = set()
         while waiting or running:
             while waiting and len(running) < workers and not should_stop():
-                # Ctrl-C reaches the whole process group, and a process that is just starting would die of it:
-                # it inherits the blocked signal, and the parent decides what is still to be finished.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                # Ctrl-C, and a terminal that closes, reach the whole process group, and a process that is just starting
+                # would die of it: it inherits the blocked signals, and the parent decides what is to be finished.
+                signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
                 try:
                     running.add(pool.submit(_run_in_worker, waiting.pop()))
                 finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_GROUP)
             if not running:
                 return
             finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -110,6 +111,8 @@ def _run_in_processes(
                 try:
                     yield future.result()
                 except BrokenProcessPool as error:
+                    if should_stop():  # a SIGTERM to the whole group: what was under way is run again by --resume
+                        return
                     raise RoboprefError(
                         "an episode process was killed (out of memory?): use fewer --workers and repeat with --resume."
                     ) from error

@@ -59,7 +59,7 @@ def run_evaluate(config: Evaluate) -> bool:
         raise RoboprefError(f"--videos is at least 0, got {config.videos}.")
     seeds = episode_seeds("evaluate", config.seed, config.episodes)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
-    start_run(config.out, "evaluate", config, resume=config.resume, identity=identity)
+    start_run(config.out, "evaluate", config, resume=config.resume, identity=identity, changeable=("policy",))
     _cut_torn_line(config.out / "episodes.jsonl")
     results = read_results(config.out)
     done = {result.seed for result in results}
@@ -131,12 +131,24 @@ def _track(config: Evaluate, summary: dict[str, Any], results: Sequence[EpisodeR
 
 
 def read_results(directory: Path) -> list[EpisodeResult]:
-    """The finished episodes of an evaluation, in order of their seeds; a line torn by a crash does not count."""
+    """The finished episodes of an evaluation, in order of their seeds; a line torn by a crash does not count.
+
+    Raises:
+        RoboprefError: a complete line holds no result.
+    """
     path = directory / "episodes.jsonl"
     if not path.exists():
         return []
     complete = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return sorted((EpisodeResult(**json.loads(line)) for line in complete), key=lambda r: r.seed)
+    results = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            results.append(EpisodeResult(**json.loads(line)))
+        except (ValueError, TypeError) as error:
+            raise RoboprefError(
+                f"line {number} of {path} holds no episode ({error}): remove the line, and --resume runs it again."
+            ) from error
+    return sorted(results, key=lambda r: r.seed)
 
 
 def _cut_torn_line(path: Path) -> None:

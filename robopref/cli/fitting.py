@@ -46,7 +46,7 @@ def load_episodes(directories: Sequence[Path]) -> LoadedData:
     """All finished episodes of the directories, in order.
 
     Raises:
-        RoboprefError: a directory is no data directory, or holds no finished episode.
+        RoboprefError: a directory is no data directory, or holds no finished episode; or all episodes are left out.
     """
     episodes: list[Episode] = []
     digest = hashlib.blake2b(digest_size=16)
@@ -60,6 +60,10 @@ def load_episodes(directories: Sequence[Path]) -> LoadedData:
             console.print(f"{directory}: {len(found) - len(usable)} demonstrations that did not succeed are left out")
         episodes += usable
         digest.update(store.fingerprint().encode())
+    if not episodes:
+        raise RoboprefError(
+            f"{' and '.join(map(str, directories))} hold nothing to learn from: record demonstrations that succeed."
+        )
     return LoadedData(episodes, digest.hexdigest())
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from robopref.cli.collect import Collect, collection_summary, run_collect
+from robopref.cli.collect import Collect, check_images, collection_summary, run_deployment
 from robopref.cli.console import console
 from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rates_of, read_results, run_evaluate
+from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.refine import ObjectiveName, Refine, check_refinable, run_refine, weighs_preferences, with_recipe
 from robopref.cli.run_directory import start_run, to_json, versions, write_json
+from robopref.cli.seeds import episode_seeds
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
@@ -78,6 +80,7 @@ class Lifelong:
     patience: int | None = None
     """Stop after so many rounds in a row whose success is not above the best of the rounds before."""
     device: Literal["auto", "cpu"] = "auto"
+    """Of the refinement."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     seed: int = 0
     workers: int = 0
@@ -115,31 +118,48 @@ def run_lifelong(config: Lifelong) -> bool:
     Raises:
         RoboprefError: settings out of range; see also ``run_collect``, ``run_refine`` and ``run_evaluate``.
     """
+    from robopref.cli.fitting import load_episodes
     from robopref.policies.registry import load_policy, policy_id
     from robopref.tracking import Tracker
+    from robopref.training.dataset import check_same_kind
 
     _check(config)
-    check_task(config.task, config.perturbation, image=config.image)
-    # What cannot be loaded, or cannot be refined so, is said before anything runs.
-    config = _with_recipe(config, load_policy(config.policy, config.vla, device=config.device))
+    # What cannot be loaded, learned from or refined so is said before anything runs, or is written.
+    policy = load_policy(config.policy, config.vla, device=config.device)
+    check_images(config.image, policy)
+    observed = getattr(policy, "observation_keys", ("image",))
+    check_task(config.task, config.perturbation, image="image" in observed)
+    config = _with_recipe(config, policy)
+    check_same_kind(load_episodes(config.demos).episodes, observed)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
-    start_run(config.out, "lifelong", config, resume=config.resume, identity=identity, extendable=("rounds",))
+    start_run(
+        config.out,
+        "lifelong",
+        config,
+        resume=config.resume,
+        identity=identity,
+        extendable=("rounds",),
+        changeable=("policy",),
+    )
     rounds: list[Round] = []
     mode = None if config.wandb == "auto" else config.wandb
-    with Tracker(config.out, name=f"lifelong {config.task}", config=to_json(config), wandb_mode=mode) as tracker:
+    with (
+        graceful_interrupt() as interrupt,
+        Tracker(config.out, name=f"lifelong {config.task}", config=to_json(config), wandb_mode=mode) as tracker,
+    ):
         why = ""
         for number in range(config.rounds + 1):
             console.rule(f"round {number} of {config.rounds}", align="left")
             if number > 0:
-                if not run_collect(_deployment(config, number)):
+                if not run_deployment(_deployment(config, number)) or interrupt():
                     return _interrupted()
                 if not _takeovers(config, number):
                     why = "the operator never took over, so there is nothing to learn from."
                     _write(config, identity, rounds, why)
                     break
-                if not run_refine(_refinement(config, number)):
+                if not run_refine(_refinement(config, number)) or interrupt():
                     return _interrupted()
-            if not all(run_evaluate(evaluation) for evaluation in _evaluations(config, number)):
+            if not all(run_evaluate(evaluation) and not interrupt() for evaluation in _evaluations(config, number)):
                 return _interrupted()
             rounds.append(_outcome(config, number))
             tracker.log(_metrics(rounds[-1]), step=number)
@@ -159,13 +179,10 @@ def round_directory(out: Path, number: int) -> Path:
 
 
 def _check(config: Lifelong) -> None:
-    if not 1 <= config.rounds < MOST_ROUNDS or config.seed >= MOST_ROUNDS:
+    if not 1 <= config.rounds < MOST_ROUNDS or not 0 <= config.seed < MOST_ROUNDS:
         raise RoboprefError(f"--rounds runs from 1 to {MOST_ROUNDS - 1} and --seed from 0 to {MOST_ROUNDS - 1}.")
-    if (config.steps is not None and config.steps < 1) or config.learning_rate <= 0 or config.batch_size < 1:
-        raise RoboprefError(
-            f"--steps and --batch-size are at least 1 and --learning-rate is above 0, got {config.steps}, "
-            f"{config.batch_size} and {config.learning_rate}."
-        )
+    episode_seeds("evaluate", config.seed, config.evaluation_episodes, "--evaluation-episodes")
+    episode_seeds("collect", config.seed * MOST_ROUNDS + 1, config.episodes_per_round, "--episodes-per-round")
     if config.patience is not None and config.patience < 1:
         raise RoboprefError(f"--patience is at least 1, got {config.patience}.")
     if config.target_success is not None and not 0 < config.target_success < 1:
@@ -191,10 +208,10 @@ def _with_recipe(config: Lifelong, policy: object) -> Lifelong:
 
 
 def _policy_after(config: Lifelong, number: int) -> tuple[str, VLAOptions]:
-    """The policy that round ``number`` ended with."""
+    """The policy that round ``number`` ended with, its weights held as those of the first."""
     if number == 0:
         return config.policy, config.vla
-    return str(round_directory(config.out, number) / "refine"), PLAIN
+    return str(round_directory(config.out, number) / "refine"), VLAOptions(weights=config.vla.weights)
 
 
 def _deployment(config: Lifelong, number: int) -> Collect:

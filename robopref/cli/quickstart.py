@@ -11,16 +11,20 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from robopref.cli.collect import Collect, collection_summary, run_collect
+from robopref.cli.collect import Collect, collection_summary, run_deployment
 from robopref.cli.console import console
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.episodes import check_task
 from robopref.cli.evaluate import Evaluate, rate_json, rates_of, read_results, run_evaluate
+from robopref.cli.interrupt import graceful_interrupt
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.relabel import Relabel, run_relabel
 from robopref.cli.run_directory import read_json, start_run, versions, write_json
+from robopref.cli.seeds import episode_seeds
 from robopref.cli.train import Train, run_train
+from robopref.errors import RoboprefError
 from robopref.human_io.scripted import ScriptedOperatorConfig
+from robopref.sampling import check_batch_size
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,13 @@ class Quickstart:
 
 
 def run_quickstart(config: Quickstart) -> bool:
-    """Run every stage that is not finished yet; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    """Run every stage that is not finished yet; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: settings out of range, an unknown task, or a stage that cannot be brought to an end.
+    """
     out, seed, workers = config.out, config.seed, config.workers
-    check_task(config.task)
+    _check(config)
     start_run(out, "quickstart", config, resume=config.resume)
     image = config.inputs == "image"
     stages: list[tuple[str, Callable[[], bool]]] = [
@@ -86,7 +94,7 @@ def run_quickstart(config: Quickstart) -> bool:
         ("evaluation before", lambda: run_evaluate(_evaluation(config, "before", out / "train"))),
         (
             "deployment",
-            lambda: run_collect(
+            lambda: run_deployment(
                 Collect(
                     str(out / "train"),
                     out / "interactions",
@@ -126,15 +134,16 @@ def run_quickstart(config: Quickstart) -> bool:
         ("evaluation after", lambda: run_evaluate(_evaluation(config, "after", out / "refine"))),
     ]
     timing = read_json(out / "timing.json") if (out / "timing.json").exists() else {}
-    for number, (name, stage) in enumerate(stages, start=1):
-        console.rule(f"{number}/{len(stages) + 1} {name}", align="left")
-        started = time.monotonic()
-        finished = stage()
-        timing[name] = timing.get(name, 0.0) + time.monotonic() - started
-        write_json(out / "timing.json", timing)
-        if not finished:
-            console.print("stopped; the same command with --resume goes on from here")
-            return False
+    with graceful_interrupt() as interrupt:
+        for number, (name, stage) in enumerate(stages, start=1):
+            console.rule(f"{number}/{len(stages) + 1} {name}", align="left")
+            started = time.monotonic()
+            finished = stage()
+            timing[name] = timing.get(name, 0.0) + time.monotonic() - started
+            write_json(out / "timing.json", timing)
+            if not finished or interrupt():
+                console.print("stopped; the same command with --resume goes on from here")
+                return False
     console.rule(f"{len(stages) + 1}/{len(stages) + 1} report", align="left")
     shutil.copytree(out / "refine" / "policy", out / "policy", dirs_exist_ok=True)
     summary = summarize(config, timing)
@@ -147,6 +156,22 @@ def run_quickstart(config: Quickstart) -> bool:
     console.print(f"summary: {out / 'summary.json'}", soft_wrap=True)
     console.print(f"report:  {report}", soft_wrap=True)
     return True
+
+
+def _check(config: Quickstart) -> None:
+    """See that every stage can have what is asked for, before the first one runs."""
+    check_task(config.task)
+    episode_seeds("demos", config.seed, config.demos, "--demos")
+    episode_seeds("collect", config.seed, config.episodes)
+    episode_seeds("evaluate", config.seed, config.evaluation_episodes, "--evaluation-episodes")
+    if config.videos < 0:
+        raise RoboprefError(f"--videos is at least 0, got {config.videos}.")
+    for name in ("train_steps", "refine_steps"):
+        if getattr(config, name) < 1:
+            raise RoboprefError(f"--{name.replace('_', '-')} is at least 1, got {getattr(config, name)}.")
+    if config.learning_rate <= 0:
+        raise RoboprefError(f"--learning-rate is above 0, got {config.learning_rate}.")
+    check_batch_size(config.batch_size)
 
 
 def _evaluation(config: Quickstart, name: str, policy: Path) -> Evaluate:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.smoothing import check_smoothing, default_smoothing, sees_no_images
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
+from robopref.sampling import check_batch_size
 from robopref.training.credit_settings import DEFAULT_CREDIT, CreditSettings
 
 if TYPE_CHECKING:
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from robopref.mixture import Mixture
     from robopref.policies.compact import CompactPolicy
+    from robopref.training.config import TrainerConfig
     from robopref.training.dataset import StepDataset
+    from robopref.training.step_credit import StepCredit
     from robopref.trajectory import Episode
 
 ObjectiveName = Literal[
@@ -34,7 +37,8 @@ _SETTINGS = {
     "dpo": (*_PREFERENCE, "min_pair_distance"),
     "tpo": _PREFERENCE,
     "paired-takeover": (*_PREFERENCE, "proximal_weight", "min_pair_distance"),
-    "recap": ("indicator_dropout",),
+    "habc": ("credit",),
+    "recap": ("indicator_dropout", "credit"),
 }
 """Which of the command's options an objective has; the others have none."""
 _CACHED_VARIANTS = 4
@@ -139,8 +143,9 @@ def run_refine(config: Refine) -> bool:
     from robopref.objectives import get_objective
     from robopref.policies.registry import load_policy, policy_id
     from robopref.policies.vla.policy import HFVLAPolicy
-    from robopref.training.config import IMMATERIAL, TrainerConfig
+    from robopref.training.config import IMMATERIAL
     from robopref.training.dataset import check_same_kind
+    from robopref.training.step_credit import CREDIT_FILE, load_credit, save_credit
     from robopref.trajectory import takeover_count
 
     if config.precompute_reference and config.reference_cache is None:
@@ -151,16 +156,8 @@ def run_refine(config: Refine) -> bool:
     assert config.objective is not None
     assert config.steps is not None
     assert config.action_smoothing is not None
-    options = {
-        "anchor_weight": config.anchor_weight,
-        "beta": config.beta,
-        "variant": config.variant,
-        "proximal_weight": config.proximal_weight,
-        "label_noise": config.label_noise,
-        "min_pair_distance": config.min_pair_distance,
-        "indicator_dropout": config.indicator_dropout,
-    }
-    keep = {name: options[name] for name in _SETTINGS.get(config.objective, ())}
+    # What the critic is like is no affair of the objective, which learns from its verdict.
+    keep = {name: getattr(config, name) for name in _SETTINGS.get(config.objective, ()) if name != "credit"}
     objective = get_objective(config.objective, **keep)
     check_refinable(config, policy)
     if isinstance(policy, HFVLAPolicy):
@@ -187,12 +184,19 @@ def run_refine(config: Refine) -> bool:
     if rule.failure_point == "progress":
         check_progress(interactions.episodes)
     labels = [rule.apply(episode) for episode in data.episodes]
-    credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
+    credit_file = config.out / CREDIT_FILE
+    if config.resume and credit_file.exists():
+        credit: StepCredit | None = load_credit(credit_file)  # fitted anew, with other threads say, it would differ
+    else:
+        credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
 
     def claim(dataset: StepDataset) -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
-        changeable = (*IMMATERIAL, "reference_cache", "precompute_reference")
+        whose_content_is_known = ("policy", "demos", "interactions")
+        changeable = (*IMMATERIAL, "reference_cache", "precompute_reference", *whose_content_is_known)
         start_run(config.out, "refine", config, resume=config.resume, identity=identity, changeable=changeable)
+        if credit is not None:
+            save_credit(credit_file, credit)
         write_json(
             config.out / "data.json",
             {
@@ -221,9 +225,8 @@ def run_refine(config: Refine) -> bool:
         recipe["from_scratch"] = True
     if objective.credit is not None:
         recipe["credit"] = config.credit
-    variants, cache = config.augmentation_variants, None
+    cache = None
     if config.reference_cache is not None:
-        variants = variants or _CACHED_VARIANTS
         cache = ReferenceCacheSettings(
             config.reference_cache, policy_id(config.policy, config.vla), config.precompute_reference
         )
@@ -234,18 +237,7 @@ def run_refine(config: Refine) -> bool:
         labels,
         objective,
         mixture,
-        TrainerConfig(
-            steps=config.steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            image_shift=config.image_shift,
-            action_smoothing=config.action_smoothing,
-            seed=config.seed,
-            micro_batch_size=config.micro_batch_size,
-            augmentation_variants=variants,
-            compile=config.compile,
-            activation_checkpointing=config.activation_checkpointing,
-        ),
+        _training(config),
         config.out,
         title="refine",
         claim=claim,
@@ -264,22 +256,24 @@ def with_recipe(config: Refine, policy: object) -> Refine:
     """The settings with what was left open decided, by the policy that is refined.
 
     Raises:
-        RoboprefError: settings of a preference objective, where none was named and the policy would be cloned anew.
+        RoboprefError: settings of other objectives than the one that is named, or chosen.
     """
     if config.objective is None:
         if sees_no_images(policy):
-            preference = ("variant", "beta", "anchor_weight", "label_noise", "reference_cache")
-            lost = [name for name in preference if getattr(config, name) != getattr(Refine, name)]
-            if lost:
-                options = ", ".join(f"--{name.replace('_', '-')}" for name in lost)
+            if config.reference_cache is not None:
                 raise RoboprefError(
-                    f"{options}: that is for objectives that weigh preferences, and a compact policy without images is "
-                    f"retrained by cloning unless you say otherwise. Name the objective, such as --objective apo."
+                    "--reference-cache is for objectives that have a reference, and a compact policy without images is "
+                    "retrained by cloning unless you say otherwise. Name the objective, such as --objective apo."
                 )
+            _check_settings(config, "bc")
             say("no --objective: cloning demonstrations and corrections from scratch (docs/results.md says why)")
             config = replace(config, objective="bc", from_scratch=True)
         else:
             config = replace(config, objective="apo")
+    assert config.objective is not None
+    _check_settings(config, config.objective)
+    if config.reference_cache is not None and config.augmentation_variants is None:
+        config = replace(config, augmentation_variants=_CACHED_VARIANTS)
     if config.steps is None:
         config = replace(config, steps=_STEPS_FROM_SCRATCH if config.from_scratch else _STEPS)
     if config.action_smoothing is None:
@@ -288,11 +282,50 @@ def with_recipe(config: Refine, policy: object) -> Refine:
     return config
 
 
+def _check_settings(config: Refine, objective: ObjectiveName) -> None:
+    """See that nothing is asked for that the objective would pass over."""
+    known = {name for settings in _SETTINGS.values() for name in settings}
+    defaults = {f.name: f.default for f in fields(Refine)}
+    lost = [n for n in sorted(known - {*_SETTINGS.get(objective, ())}) if getattr(config, n) != defaults[n]]
+    if lost:
+        options = ", ".join("the settings of the critic" if n == "credit" else f"--{n.replace('_', '-')}" for n in lost)
+        have = sorted(name for name, settings in _SETTINGS.items() if {*lost} <= {*settings})
+        chosen = "" if config.objective else ", with which a compact policy without images is refined here,"
+        raise RoboprefError(
+            f"{options}: {objective}{chosen} has no such setting. Leave it out"
+            + (f", or name the objective (--objective {', '.join(have)})." if have else ".")
+        )
+
+
+def _training(config: Refine) -> TrainerConfig:
+    """How the policy is trained.
+
+    Raises:
+        RoboprefError: a number out of range.
+    """
+    from robopref.training.config import TrainerConfig
+
+    assert config.steps is not None
+    assert config.action_smoothing is not None
+    return TrainerConfig(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        image_shift=config.image_shift,
+        action_smoothing=config.action_smoothing,
+        seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        augmentation_variants=config.augmentation_variants,
+        compile=config.compile,
+        activation_checkpointing=config.activation_checkpointing,
+    )
+
+
 def check_refinable(config: Refine, policy: object) -> None:
     """See that a policy can be refined so, as far as it can be told without data.
 
     Raises:
-        RoboprefError: a policy that is no network, or settings of another kind of policy.
+        RoboprefError: a policy that is no network, settings of another kind of policy, or a number out of range.
     """
     import torch
 
@@ -307,9 +340,18 @@ def check_refinable(config: Refine, policy: object) -> None:
         raise RoboprefError(
             f"--lora-* is for vision-language-action models; {config.policy} is another kind of policy."
         )
+    if isinstance(policy, HFVLAPolicy):
+        policy.check_adapter(config.lora)
     if config.from_scratch and not isinstance(policy, CompactPolicy):
         raise RoboprefError(f"--from-scratch knows the compact policy only; {config.policy} is another kind.")
     check_smoothing(config.action_smoothing or 0.0, policy)
+    assert config.steps is not None
+    if config.steps < 1 or config.learning_rate <= 0:
+        raise RoboprefError(
+            f"--steps is at least 1 and --learning-rate above 0, got {config.steps} and {config.learning_rate}."
+        )
+    check_batch_size(config.batch_size)
+    _training(config)
 
 
 def weighs_preferences(objective: ObjectiveName) -> bool:

@@ -9,8 +9,10 @@ _PER_STREAM = 100_000_000
 _PER_SEED = 10_000
 
 
-def episode_seeds(stage: str, seed: int, count: int) -> list[int]:
+def episode_seeds(stage: str, seed: int, count: int, option: str = "--episodes") -> list[int]:
     """The ``count`` episode seeds of a stage (demos, collect, evaluate) under the run's ``seed``.
+
+    ``option`` is what the command line calls the count.
 
     Raises:
         RoboprefError: more episodes or a larger seed than the streams hold.
@@ -18,6 +20,6 @@ def episode_seeds(stage: str, seed: int, count: int) -> list[int]:
     if not 0 <= seed < _PER_STREAM // _PER_SEED:
         raise RoboprefError(f"--seed runs from 0 to {_PER_STREAM // _PER_SEED - 1}, got {seed}.")
     if not 1 <= count <= _PER_SEED:
-        raise RoboprefError(f"--episodes runs from 1 to {_PER_SEED}, got {count}.")
+        raise RoboprefError(f"{option} runs from 1 to {_PER_SEED}, got {count}.")
     first = _STREAMS[stage] * _PER_STREAM + seed * _PER_SEED
     return list(range(first, first + count))

@@ -120,7 +120,9 @@ def run_train(config: Train) -> bool:
         identity = {"data": data.fingerprint}
         if config.policy is not None:
             identity["policy_id"] = policy_id(config.policy, config.vla)
-        start_run(config.out, "train", config, resume=config.resume, identity=identity, changeable=IMMATERIAL)
+        start_run(
+            config.out, "train", config, resume=config.resume, identity=identity, changeable=(*IMMATERIAL, "demos")
+        )
         write_json(
             config.out / "data.json",
             {"episodes": len(data.episodes), "labels": label_counts(labels), "action_values": clipped_values(dataset)},

@@ -273,9 +273,14 @@ def build_compact_policy(
 def untrained_copy(
     policy: CompactPolicy, observations: Mapping[str, NDArray[Any]], actions: NDArray[Any], seed: int
 ) -> CompactPolicy:
-    """A policy of the same architecture with fresh weights, normalised by observations [N, ...] and actions [N, A]."""
+    """A policy of the same architecture with fresh weights, normalised by observations [N, ...] and actions [N, A].
+
+    Which action dimensions are normalised stays as it was.
+    """
     torch.manual_seed(seed)
-    fresh = CompactPolicy(policy.architecture, NormStats.from_actions(actions), policy.tokenizer, policy.tasks)
+    fresh = CompactPolicy(
+        policy.architecture, NormStats.from_actions(actions, policy.norm_stats.mask), policy.tokenizer, policy.tasks
+    )
     _fit_statistics(fresh.network, observations)
     return fresh
 

@@ -40,8 +40,11 @@ class NormStats:
             raise RoboprefError("normalisation statistics need finite quantiles with q01 <= q99.")
 
     @classmethod
-    def from_actions(cls, actions: NDArray[Any], mask: Sequence[bool] | None = None) -> NormStats:
-        """Quantiles of actions [N, A]; ``mask`` defaults to every dimension but the last, the gripper's.
+    def from_actions(cls, actions: NDArray[Any], mask: Sequence[bool] | NDArray[np.bool_] | None = None) -> NormStats:
+        """Quantiles of actions [N, A]; ``mask`` defaults to every dimension but a gripper's.
+
+        That is the last one, where it has values as commands of a gripper have: in [-1, 1], and not in a small part of
+        it only. Pixels or metres in its place are normalised like the rest.
 
         Raises:
             RoboprefError: ``actions`` is not [N, A] with N >= 1, or holds NaN.
@@ -50,18 +53,25 @@ class NormStats:
         if actions.ndim != 2 or len(actions) == 0 or not np.isfinite(actions).all():
             raise RoboprefError(f"need finite actions [N, A] to normalise, got shape {actions.shape}.")
         size = actions.shape[1]
-        if mask is None:
-            mask = [True] * (size - 1) + [False] if size > 1 else [True]
         q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
+        if mask is None:
+            mask = [True] * size
+            mask[-1] = size == 1 or not _is_gripper(q01[-1], q99[-1])
         return cls(q01, q99, np.asarray(mask))
 
     def __len__(self) -> int:
         return len(self.q01)
 
     def normalize(self, actions: NDArray[Any]) -> NDArray[np.float64]:
-        """Environment units [..., A] -> [-1, 1] where masked in, unchanged elsewhere."""
+        """Environment units [..., A] -> [-1, 1] where masked in, unchanged elsewhere.
+
+        A dimension that never varied is -1 whatever the action: there is but one value to come back to, and what lies
+        beside it by a rounding error is not the far end of a range.
+        """
         actions = self._checked(actions)
-        scaled = 2 * (actions - self.q01) / (self.q99 - self.q01 + 1e-8) - 1
+        scale = self.q99 - self.q01
+        scaled = 2 * (actions - self.q01) / (scale + 1e-8) - 1
+        scaled = np.where(scale <= 1e-6 * np.maximum(1, np.abs(self.q01)), -1.0, scaled)
         return np.where(self.mask, np.clip(scaled, -1, 1), actions)
 
     def outside(self, actions: NDArray[Any]) -> NDArray[np.bool_]:
@@ -93,3 +103,10 @@ class NormStats:
     def from_json(cls, fields: Mapping[str, Any]) -> NormStats:
         """The inverse of ``to_json``."""
         return cls(fields["q01"], fields["q99"], fields["mask"])
+
+
+def _is_gripper(q01: float, q99: float) -> bool:
+    """Whether a dimension with these quantiles looks like the command of a gripper, open to closed or constant."""
+    within = q01 >= -1.05 and q99 <= 1.05  # noise on a command may lead a little beyond its ends
+    constant = q99 - q01 <= 1e-6
+    return within and (constant or max(abs(q01), abs(q99)) >= 0.5)

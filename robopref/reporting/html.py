@@ -45,6 +45,8 @@ def report_contents(results: RunResults) -> dict[str, Any]:
     """What the template shows: sentences, table rows, and charts as data addresses."""
     summary = results.summary or {}
     task = str(summary.get("task", results.directory.resolve().name))
+    if summary.get("perturb"):
+        task += f", perturbed ({', '.join(summary['perturb'])})"
     method = str(summary.get("method", ""))
     outcomes = paired_outcomes(results.episodes.get("before", ()), results.episodes.get("after", ()))
     evaluated = {stage: rows for stage, rows in results.episodes.items() if rows}
@@ -144,7 +146,9 @@ def _making(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     if timing:
         timing["in all"] = f"{sum(seconds.values()) / 60:.1f} min"
     labels = {name.lower(): f"{count} steps" for name, count in (summary.get("labels") or {}).items()}
+    scene = {"perturbed": summary["perturb"], "strength": summary["perturb_strength"]} if summary.get("perturb") else {}
     tables = {
+        "Scene": scene,
         "Data": data,
         "Labels": labels,
         "Seeds": summary.get("seeds") or {},

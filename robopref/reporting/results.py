@@ -102,6 +102,11 @@ def _summary(path: Path) -> tuple[Mapping[str, Any] | None, dict[str, dict[str, 
     if not path.exists():
         return None, {}, {}
     summary = _json(path)
+    if not {"result", *_COMPARED} & {*summary}:
+        raise RoboprefError(
+            f"{path} holds no success rates, so there is nothing to report: give the directory of a quickstart, an "
+            f"evaluation or a diagnosis."
+        )
     try:
         sources = {"evaluation": summary["result"]} if "result" in summary else {s: summary[s] for s in _COMPARED}
         rates = {stage: {m: Rate(**source[m]) for m in MEASURES} for stage, source in sources.items()}

@@ -76,6 +76,7 @@ class StepDataset:
         self.clipped: NDArray[np.bool_] = policy.norm_stats.outside(actions)
         """Action values [N, A] outside the range of the tokens; they are learned from at its edge, never dropped."""
         self._tokenizer, self._horizon = policy.tokenizer, int(policy.tokenizer.horizon)
+        self._normalized_dimensions = getattr(policy.norm_stats, "mask", np.ones(actions.shape[1], dtype=np.bool_))
         self.chunk_lengths = chunk_lengths(episodes, self.labels, self._horizon)
         """Steps [N] of the chunk from each step on, 1 to H."""
         self.tokens = self._encode(normalized, np.arange(len(self)), self.chunk_lengths)
@@ -160,7 +161,7 @@ class StepDataset:
             )
         recorded = normalized[chunk_steps(indices, lengths, self._horizon)]
         valid = np.arange(self._horizon) < lengths[:, None]
-        return np.asarray(self._tokenizer.encode_chunks(recorded + noise.reshape(recorded.shape), valid))
+        return self._unambiguous(self._tokenizer.encode_chunks(recorded + noise.reshape(recorded.shape), valid))
 
     def action_error(self, greedy_tokens: NDArray[Any], indices: NDArray[Any]) -> NDArray[np.float64]:
         """L1 distance [B] of the actions that tokens [B, T] decode to from those recorded at the samples ``indices``.
@@ -178,9 +179,24 @@ class StepDataset:
     ) -> NDArray[np.int64]:
         """Tokens [B, T] of the chunks of normalised actions [N, A] that begin at ``indices`` [B]."""
         valid = np.arange(self._horizon) < lengths[:, None]
-        return np.asarray(
+        return self._unambiguous(
             self._tokenizer.encode_chunks(normalized[chunk_steps(indices, lengths, self._horizon)], valid)
         )
+
+    def _unambiguous(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens [B, T] of which no two decode to the same value.
+
+        In the OpenVLA recipe the last two bins share a centre, so an executed action does not tell which of them a
+        policy wrote: a gripper's 1.0 is written as the last, executed as that centre, and encoded as the last but one.
+        Held against the policy, that would be a token which it never wrote. Where nothing is normalised it becomes the
+        last, as which 1.0 is learned; elsewhere the last but one, the bin that the range ends in.
+        """
+        centers = getattr(self._tokenizer, "centers", None)
+        if self._tokenizer.variable_length or centers is None or centers[-1] != centers[-2]:
+            return np.asarray(tokens)
+        last = self._tokenizer.bins
+        kept = np.where(np.tile(self._normalized_dimensions, self._horizon), last - 1, last)
+        return np.where(np.asarray(tokens) >= last - 1, kept, tokens)
 
 
 def check_same_kind(episodes: Sequence[Episode], keys: Sequence[str]) -> None:

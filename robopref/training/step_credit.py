@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from robopref.errors import RoboprefError
 from robopref.trajectory import Actor, Episode
 
+CREDIT_FILE = "credit.npz"
 Progress = Callable[[int, int], None]
 
 
@@ -32,6 +38,34 @@ class StepCredit:
     def alike(cls, steps: int) -> StepCredit:
         """N steps that all weigh 1 and of which nothing is said."""
         return cls(np.ones(steps), np.full(steps, "", dtype=object))
+
+
+def save_credit(path: Path, credit: StepCredit) -> None:
+    """Write what a critic said, so that ``path`` holds either all of it or what was there before."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            weights=credit.weights,
+            conditions=credit.conditions.astype(np.str_),
+            summary=np.array(json.dumps(credit.summary)),
+        )
+    os.replace(temporary, path)
+
+
+def load_credit(path: Path) -> StepCredit:
+    """The inverse of ``save_credit``.
+
+    Raises:
+        RoboprefError: the file is damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return StepCredit(
+                arrays["weights"], arrays["conditions"].astype(object), json.loads(str(arrays["summary"]))
+            )
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise RoboprefError(f"{path} cannot be read ({error}): remove it, and the critic is fitted anew.") from error
 
 
 def taught_steps(episodes: Sequence[Episode]) -> NDArray[np.bool_]:

@@ -172,8 +172,17 @@ class HFVLAPolicy(ActsInChunks, nn.Module):
         Raises:
             RoboprefError: one is there, and other settings than the usual ones are asked for.
         """
+        self.check_adapter(settings)
         if not adapters.has_adapter(self.backbone.model):
             adapters.add_adapter(self.backbone.model, settings, self.backbone.unused_modules)
+
+    def check_adapter(self, settings: LoraOptions) -> None:
+        """See that ``add_adapter`` can be had with these settings.
+
+        Raises:
+            RoboprefError: as there.
+        """
+        if not adapters.has_adapter(self.backbone.model):
             return
         own = adapters.settings_of(self.backbone.model)
         if settings not in (own, DEFAULT_LORA):
