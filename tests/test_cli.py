@@ -215,6 +215,10 @@ def test_a_run_goes_on_by_another_spelling_of_its_paths(loop, tmp_path, monkeypa
         (("evaluate", "--policy", "nowhere"), "no policy at nowhere"),
         (("evaluate", "--policy", "no_such_module:make"), "cannot import"),
         (("train", "--demos", "nowhere"), "nowhere"),
+        (("quickstart", "--refine-steps", "0"), "--refine-steps is at least 1"),
+        (("quickstart", "--evaluation-episodes", "0"), "--evaluation-episodes runs from 1"),
+        (("quickstart", "--batch-size", "2"), "at least 3 samples"),
+        (("quickstart", "--videos", "-1"), "--videos is at least 0"),
         (("train", "--demos", "nowhere", "--lora-rank", "0"), "LoRA needs a rank of at least 1"),
     ],
 )
