@@ -115,6 +115,25 @@ def test_appending_takes_what_is_new_and_fits(tmp_path):
         import_robomimic(out, back, OPTIONS)
 
 
+@pytest.mark.parametrize("removed", ["demo_0", "demo_2"])
+def test_appending_where_a_demonstration_was_removed(tmp_path, removed):
+    out = tmp_path / "out.hdf5"
+    export_robomimic(store_of(tmp_path / "store", numbered(3)), out, OPTIONS)
+    with h5py.File(out, "a") as file:
+        del file["data"][removed]
+        left = {name: json.loads(demo["robopref"].attrs["info"])["episode_id"] for name, demo in file["data"].items()}
+    store = store_of(tmp_path / "store", numbered(1, first=3))
+    told = export_robomimic(store, out, ConversionOptions(append=True))
+    assert (told.episodes, len(told.skipped)) == (2, 2)
+    with h5py.File(out, "r") as file:
+        ids = {name: json.loads(demo["robopref"].attrs["info"])["episode_id"] for name, demo in file["data"].items()}
+    assert left.items() < ids.items()
+    assert sorted(ids) == sorted([*left, *(["demo_3", "demo_4"] if removed == "demo_0" else ["demo_2", "demo_3"])])
+    back = EpisodeStore.create_or_open(tmp_path / "back")
+    import_robomimic(out, back, OPTIONS)
+    same_files(store, back)
+
+
 def test_an_export_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     store = store_of(tmp_path / "store", numbered(3))
     out = tmp_path / "out.hdf5"

@@ -19,7 +19,7 @@ from robopref.sampling import BalancedSampler
 from robopref.training.credit import judge_steps
 from robopref.training.credit_settings import CreditSettings
 from robopref.training.dataset import StepDataset
-from robopref.training.habc_credit import efficiency_targets, fit_habc_heads, outcome_labels
+from robopref.training.habc_credit import efficiency_targets, fit_habc_heads, last_driven_steps, outcome_labels
 from robopref.training.step_credit import StepCredit
 from robopref.training.trainer import Trainer, TrainerConfig, make_accelerator
 from robopref.training.value_fit import ObservationTable
@@ -139,6 +139,11 @@ def test_the_heads_learn_who_succeeds_and_how_soon():
     assert viable[80:].max() < -2
     np.testing.assert_allclose(speed[:80], np.tile(np.arange(-20, 0) / 20, 4), atol=0.1)
     assert abs(heads[table.after_steps[19], 1]) < 0.1
+
+
+def test_a_robot_that_is_held_at_the_end_was_seen_to_arrive_before():
+    episodes = [episode([P, P, N, N]), episode([P, H, P]), episode([N, N])]
+    assert last_driven_steps(episodes).tolist() == [1, 6, 8]
 
 
 def test_weights_of_recorded_steps():

@@ -11,6 +11,7 @@ from robopref.human_io.handover import TABLE, Signal, State, next_state
 MOVES = {
     ("AUTONOMOUS", "TAKE_OVER"): "TAKEOVER",
     ("AUTONOMOUS", "PAUSE"): "PAUSED",
+    ("AUTONOMOUS", "AWAY"): "HOLD",
     ("AUTONOMOUS", "LOST"): "HOLD",
     ("AUTONOMOUS", "EXPIRE"): "STOPPED",
     ("AUTONOMOUS", "END"): "STOPPED",
@@ -18,6 +19,7 @@ MOVES = {
     ("TAKEOVER", "RELEASE"): "HOLD",
     ("TAKEOVER", "HAND_BACK"): "AUTONOMOUS",
     ("TAKEOVER", "PAUSE"): "PAUSED",
+    ("TAKEOVER", "AWAY"): "HOLD",
     ("TAKEOVER", "LOST"): "HOLD",
     ("TAKEOVER", "EXPIRE"): "STOPPED",
     ("TAKEOVER", "END"): "STOPPED",
@@ -51,7 +53,7 @@ def test_the_table_in_the_documentation_is_the_one_that_is_used():
 
     lines = [line.split() for line in module.__doc__.splitlines() if line.startswith("    ")]
     rows = {words[0]: words for words in lines}
-    columns = ["TAKE_OVER", "RELEASE", "HAND_BACK", "PAUSE", "LOST", "EXPIRE", "END"]
+    columns = ["TAKE_OVER", "RELEASE", "HAND_BACK", "PAUSE", "AWAY", "LOST", "EXPIRE", "END"]
     for state in State:
         for column, cell in zip(columns, rows[state][1:], strict=True):
             expected = state if cell == "-" else State(cell)
@@ -65,9 +67,9 @@ def test_a_stopped_episode_stays_stopped(state, sequence):
     assert next_state(next_state(state, [Signal.STOP]), sequence) is State.STOPPED
 
 
-@given(st.sampled_from(State), signals)
-def test_nothing_moves_after_silence_but_at_the_operators_word(state, sequence):
-    state = next_state(state, [Signal.LOST])
+@given(st.sampled_from(State), st.sampled_from([Signal.LOST, Signal.AWAY]), signals)
+def test_nothing_moves_after_silence_or_absence_but_at_the_operators_word(state, gone, sequence):
+    state = next_state(state, [gone])
     assert state not in MOVING
     assert next_state(state, [s for s in sequence if s not in WORDS]) not in MOVING
 

@@ -189,6 +189,41 @@ def test_other_features_are_not_appended(tmp_path, change, options, message):
     assert files(path) == before
 
 
+def with_rate(one, distance, hz=None):
+    extra = {} if hz is None else {"hz": hz}
+    info = replace(one.info, episode_id="new", extra=extra)
+    return replace(one, t_monotonic_ns=np.arange(len(one)) * distance, info=info)
+
+
+@pytest.mark.parametrize(
+    ("distance", "hz", "found"),
+    [
+        (100_000_000, None, "fps: 10, from the median distance of the steps, 100.00 ms"),
+        (50_000_000, 10, "fps: 10, the rate that the control loop kept"),
+        (50_000_000, 21, "fps: 21, the rate that the control loop kept"),
+    ],
+)
+def test_recordings_of_another_rate_are_not_appended(tmp_path, distance, hz, found):
+    path, _ = exported(tmp_path, pictured(1), fps=20)
+    store = EpisodeStore.open(tmp_path / "store")
+    store.add(with_rate(pictured(2)[1], distance, hz))
+    before = files(path)
+    with pytest.raises(RoboprefError, match=rf"has 20 steps per second.*{found}.*another path, or ask for 20"):
+        export_lerobot(store, path, ConversionOptions(append=True))
+    assert files(path) == before
+    assert export_lerobot(store, path, ConversionOptions(append=True, fps=20)).episodes == 1
+    # Those that it has are not asked again.
+    assert export_lerobot(store, path, ConversionOptions(append=True)).episodes == 0
+
+
+@pytest.mark.parametrize(("distance", "hz"), [(48_000_000, None), (52_000_000, None), (10**9, 20), (10**9, 19.9)])
+def test_recordings_of_nearly_the_same_rate_are_appended(tmp_path, distance, hz):
+    path, _ = exported(tmp_path, pictured(1), fps=20)
+    store = EpisodeStore.open(tmp_path / "store")
+    store.add(with_rate(pictured(2)[1], distance, hz))
+    assert export_lerobot(store, path, ConversionOptions(append=True)).episodes == 1
+
+
 def test_data_sets_of_other_programs_are_not_appended_to(tmp_path):
     store = store_of(tmp_path / "store", pictured(1))
     path = tmp_path / "out"

@@ -487,6 +487,36 @@ def test_a_key_is_changed_in_the_window_and_nothing_drives_meanwhile(opened):
     assert adopted[-1].command(window.read(), ROBOT).tolist() == [0, 1, 0, 0]
 
 
+def test_stop_works_while_the_dialog_is_open(pads, opened):
+    pad = pads.attach()
+    mapping = default_mapping("gamepad", ROBOT).bind("control", "stop", Binding("KeyX"))
+    source = opened("gamepad", mapping=mapping)
+    settle(source)
+    typed("F2", "KeyX")
+    settle(source)
+    assert source.read().clicked == (Control.STOP,)
+    pad.button(4)  # back
+    until(lambda: source.read().clicked == (Control.STOP,), "Stop of the pad")
+    assert source.read().clicked == ()
+    typed("Escape")  # means Stop as well, and closes the dialog first
+    settle(source)
+    assert (source.read().clicked, source._window.attentive) == ((), True)
+
+
+def test_what_the_dialog_takes_for_itself_is_no_stop():
+    bindings = (Binding("KeyX"), Binding("KeyI"), Binding("button:8"))
+    d = Dialog(Mapping({"x": (Binding("KeyD"),)}, {Control.STOP: bindings})).dialog
+    assert not d.stops("KeyX")  # the dialog is not open, and the key says so itself
+    d.key("F2")
+    assert [d.stops(code) for code in ("KeyX", "button:8", "KeyI", "KeyD")] == [True, True, False, False]
+    d.key("Enter")
+    assert not d.stops("KeyX")  # it is pressed as the new input
+    assert not d.hear(DeviceReading(buttons=frozenset({5})))
+    assert not d.hear(DeviceReading(buttons=frozenset({5})))
+    assert d.hear(DeviceReading(buttons=frozenset({8})))
+    assert not d.hear(DeviceReading(buttons=frozenset({8})))  # once for each press
+
+
 def test_a_stick_is_changed_in_the_window(pads, opened):
     adopted = []
     pad = pads.attach()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +16,8 @@ from robopref.envs.intervention import InterventionEnv
 from robopref.errors import RoboprefError
 from robopref.protocols import FOLLOW, HOLD, Mode, OperatorCommand, OperatorEvent
 from robopref.store import EpisodeStore
+from robopref.store.background import BackgroundStore
+from robopref.store.journal import JournalWriter, Kind
 from robopref.store.recorder import RecordEpisodes
 from robopref.trajectory import Actor, Outcome
 
@@ -94,6 +98,47 @@ def test_a_demonstration(store: EpisodeStore) -> None:
     assert episode.success.tolist() == episode.terminated.tolist() == [False, False, False, True]
     assert episode.reward.tolist() == [0.5] * 4
     assert (np.diff(episode.t_monotonic_ns) > 0).all()
+
+
+class InPlace(Corridor):
+    """Like some environments it scales the action that it is given."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action *= 0.05
+        return super().step(action)
+
+
+@pytest.mark.parametrize("actor", [Actor.EXPERT, Actor.POLICY, Actor.HUMAN])
+def test_the_action_is_recorded_as_it_was_commanded(store: EpisodeStore, actor: Actor) -> None:
+    run(RecordEpisodes(InPlace(), store, actor=actor), 0.25)
+    (episode,) = store
+    commanded = np.full((5, 1), 0.25, np.float32)
+    np.testing.assert_array_equal(episode.action, commanded)
+    if actor is not Actor.EXPERT:
+        np.testing.assert_array_equal(getattr(episode, f"{actor.name.lower()}_action"), commanded)
+
+
+def test_an_action_array_may_be_used_again_while_the_disk_is_behind(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_go, append = threading.Event(), JournalWriter.append
+
+    def slow(self: JournalWriter, kind: Kind, parts: Any) -> None:
+        if kind is Kind.STEP:
+            assert let_go.wait(30)
+        append(self, kind, parts)
+
+    monkeypatch.setattr(JournalWriter, "append", slow)
+    env = RecordEpisodes(Corridor(), BackgroundStore(store, max_delay=60.0))
+    env.reset()
+    action = np.zeros(1, np.float32)
+    for n in range(4):
+        action[:] = n / 8
+        env.step(action)
+    let_go.set()
+    env.close()
+    (episode,) = store
+    np.testing.assert_array_equal(episode.action[:, 0], np.arange(4) / 8)
 
 
 def test_an_interaction_keeps_both_proposals(store: EpisodeStore) -> None:
@@ -210,6 +255,32 @@ def test_a_refused_first_step_leaves_nothing(store: EpisodeStore) -> None:
     run(env)
     assert [len(e) for e in store] == [4]
     assert not list((store.path / "journal").glob("*.journal"))
+
+
+@pytest.mark.parametrize("again", ["reset", "close"])
+def test_an_end_that_could_not_be_written_is_kept_as_it_was(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    append = JournalWriter.append
+
+    def full(self: JournalWriter, kind: Kind, parts: Any) -> None:
+        if kind is Kind.END:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(self, kind, parts)
+
+    env = RecordEpisodes(Corridor(), store)
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalWriter, "append", full)
+        with pytest.raises(RoboprefError, match="disk is full"):
+            run(env, 0.125)
+    getattr(env, again)()
+    (episode,) = store
+    assert (len(episode), episode.info.outcome) == (5, Outcome.FAILURE)
+    np.testing.assert_array_equal(episode.final_observation["state"], [0.625])
+    if again == "reset":  # and the next one ends in its own way
+        env.step(np.zeros(1, np.float32))
+        env.close()
+        assert sorted(e.info.outcome for e in store) == [Outcome.ABORTED, Outcome.FAILURE]
 
 
 def test_steps_outside_an_episode_are_refused(store: EpisodeStore) -> None:

@@ -3,19 +3,26 @@
 import time
 from multiprocessing import get_context
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teleop_sources import PlayedSource
+from teleop_sources import KEYS, PlayedSource
 
 from robopref.errors import RoboprefError
+from robopref.human_io.handover import State as HandoverState
 from robopref.human_io.readings import Control, DeviceReading, InputSource, StationStatus
 from robopref.human_io.remote_source import RemoteSource, SourceDescription, SourceLink, SourcePump
 from robopref.human_io.shared_slot import SharedSlot
+from robopref.human_io.station.inbox import Inbox
+from robopref.human_io.station.messages import State
+from robopref.human_io.station_operator import ActionLayout, StationConfig, StationOperator
+from robopref.protocols import Mode, OperatorEvent
 
 pytestmark = pytest.mark.alone
 
 CONTEXT = get_context("spawn")
+START = 5 * 10**9
 ABOUT = SourceDescription("ann", "a pad", ("x", "y"))
 
 
@@ -83,15 +90,54 @@ def test_a_key_that_was_seen_is_let_go_at_once():
     assert wired.remote.read().keys == frozenset()
 
 
-def test_a_tap_does_not_outlive_the_device():
+@pytest.mark.parametrize("back", [False, True])
+def test_a_tap_just_before_a_loss_is_told_with_it_once(back):
     wired = Wired()
-    wired.turn()
+    wired.turn(keys=frozenset({"KeyW"}))
     wired.remote.read()
-    wired.turn(keys=frozenset({"KeyD"}))
+    wired.turn(keys=frozenset({"KeyW", "KeyY"}), buttons=frozenset({3}))
     wired.turn(connected=False, detail="unplugged")
-    assert wired.remote.read().keys == frozenset()
+    if back:
+        wired.turn(keys=frozenset({"KeyD"}))
+    seen = wired.remote.read()
+    # Without what it had seen already, and without what came after the loss.
+    assert (seen.connected, seen.keys, seen.buttons) == (False, {"KeyY"}, {3})
     wired.turn()
-    assert wired.remote.read().keys == frozenset()
+    seen = wired.remote.read()
+    assert (seen.connected, seen.keys, seen.buttons) == (True, frozenset(), frozenset())
+
+
+def test_a_judgement_by_key_counts_when_the_line_breaks_before_the_loop_looks_again():
+    now = [START]
+    inbox = Inbox()
+    inbox.open(1, "waiting for the page")
+    link = SourceLink(CONTEXT)
+    pump = SourcePump(link, PlayedSource(lambda n: vars(inbox.read())))
+    config = StationConfig(autostart=True)
+    operator = StationOperator(RemoteSource(link, ABOUT), KEYS, ActionLayout(("x",), -np.ones(1), np.ones(1)), config,
+                               clock=lambda: now[0])  # fmt: skip
+
+    def say(seq, *keys):
+        now[0] += 10**7
+        inbox.state(State(1, seq, now[0] / 1e6, frozenset(keys), (), frozenset(), "", ""), now[0])
+        pump.turn()
+
+    def tick():
+        return operator.command({}, np.full(1, 0.5, np.float32))
+
+    say(0)
+    operator.reset({})
+    say(1)
+    assert operator.poll() is HandoverState.PAUSED
+    say(2, "KeyH")
+    assert operator.poll() is HandoverState.AUTONOMOUS
+    say(3)
+    assert tick().mode is Mode.FOLLOW
+    say(4, "KeyN")
+    inbox.lose("the connection is lost")
+    pump.turn()
+    assert tick().event is OperatorEvent.FAILURE
+    assert operator.state is HandoverState.STOPPED
 
 
 def test_a_loss_between_two_readings_is_seen_once():

@@ -123,15 +123,21 @@ def test_a_loss_is_in_one_reading_however_soon_the_page_is_back(inbox):
     reading = inbox.read()
     assert not reading.connected
     assert (reading.keys, reading.axes, reading.buttons) == (frozenset(), (), frozenset())
-    assert inbox.read().connected
+    assert (inbox.read().connected, inbox.read().keys) == (True, {"KeyW"})
 
 
 def test_a_judgement_given_just_before_the_line_broke_counts(inbox):
     driving(inbox)
-    inbox.click(Click(1, 1, 10.0, "success"), START + 10 * MS)
+    inbox.state(state(1, 8, ["KeyW"]), START + 8 * MS)
+    inbox.read()
+    inbox.click(Click(1, 2, 10.0, "success"), START + 10 * MS)
+    inbox.state(state(3, 11, ["KeyW", "KeyY"], axes=[1.0], buttons=[3]), START + 11 * MS)
     inbox.lose("the connection is lost")
     reading = inbox.read()
     assert (reading.connected, reading.clicked) == (False, ("success",))
+    assert (reading.keys, reading.axes, reading.buttons) == ({"KeyY"}, (), {3})  # what was held drives no more
+    reading = inbox.read()
+    assert (reading.connected, reading.keys, reading.buttons) == (False, frozenset(), frozenset())
 
 
 def test_what_one_operator_clicked_is_not_the_next_ones(inbox):

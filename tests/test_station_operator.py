@@ -1,15 +1,21 @@
 """A person at a device, on a clock that the test moves: handovers, silence, smoothness, and what is told."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teleop_sources import KEYS, PlayedSource
 
+from robopref.envs.intervention import InterventionEnv
 from robopref.errors import RoboprefError
 from robopref.human_io.handover import State
 from robopref.human_io.station_operator import ActionLayout, Session, StationConfig, StationOperator
+from robopref.labeling import label_steps
 from robopref.protocols import Mode, OperatorEvent
+from robopref.store.recorder import RecordEpisodes
+from robopref.store.store import EpisodeStore
+from robopref.trajectory import Actor, Label, Outcome
 
 LABELS = ("x", "y", "z", "gripper")
 ROBOT = ActionLayout(LABELS, -np.ones(4), np.ones(4))
@@ -123,7 +129,32 @@ def test_who_looks_elsewhere_does_not_drive_and_is_not_waited_for(hold_to_run):
     assert "take over" in bench.shown.reason
     assert bench.tick("Space").mode is Mode.TAKE_OVER
     assert bench.tick("KeyH").mode is Mode.FOLLOW
-    assert bench.tick(away="this tab is hidden").mode is Mode.FOLLOW  # the policy drives on
+
+
+@pytest.mark.parametrize("hold_to_run", [False, True])
+def test_the_policy_does_not_drive_on_while_nobody_sees_it(hold_to_run):
+    bench = Bench(hold_to_run=hold_to_run)
+    assert bench.tick().mode is Mode.FOLLOW
+    for _ in range(3):
+        assert bench.tick(away="a dialog is open").mode is Mode.HOLD
+    assert "a dialog is open" in bench.shown.reason
+    assert not any(bench.shown.executed_action)
+    assert bench.tick().mode is Mode.HOLD  # back, and it takes a word to go on
+    assert "hand back" in bench.shown.reason
+    assert bench.tick("KeyH").mode is Mode.FOLLOW
+    bench.tick("KeyP")
+    assert bench.poll(away="a dialog is open") is State.PAUSED  # time stands still anyway
+    bench.reset(away="a dialog is open")
+    assert bench.operator.state is State.PAUSED  # nobody watches: the next episode waits
+    assert bench.poll("KeyH") is State.AUTONOMOUS
+
+
+def test_stop_works_while_a_dialog_is_open():
+    bench = Bench()
+    bench.tick()
+    bench.tick(away="a dialog is open")
+    assert bench.tick(away="a dialog is open", clicked=("stop",)).mode is Mode.STOP
+    assert bench.operator.stop_requested
 
 
 def test_a_quarter_of_a_second_of_silence_is_hold():
@@ -250,6 +281,8 @@ def test_judging_ends_the_episode_with_that_judgement(key, event):
     bench = Bench()
     bench.tick()
     command = bench.tick(key)
+    assert (command.mode, command.event) == (Mode.HOLD, event)  # the robot is not left with its last command
+    command = bench.tick()
     assert (command.mode, command.event) == (Mode.STOP, event)
     assert not bench.operator.stop_requested
     bench.reset(keys=frozenset({key}))
@@ -263,8 +296,124 @@ def test_stop_ends_episode_and_session_even_in_the_last_breath_of_a_connection()
     bench = Bench()
     bench.tick()
     command = bench.tick(clicked=("success", "stop"), connected=False)
+    assert (command.mode, command.event) == (Mode.HOLD, OperatorEvent.SUCCESS)
+    command = bench.tick(connected=False)
     assert (command.mode, command.event) == (Mode.STOP, OperatorEvent.SUCCESS)
     assert bench.operator.stop_requested
+
+
+@pytest.mark.parametrize(("key", "event"), [("KeyN", OperatorEvent.FAILURE), ("Escape", None)])
+def test_a_key_pressed_in_the_last_breath_of_a_connection_counts_if_it_ends_the_episode(key, event):
+    bench = Bench()
+    bench.tick()
+    command = bench.tick(key, connected=False)
+    assert (bench.operator.state, command.event) == (State.STOPPED, event)
+    assert bench.operator.stop_requested == (key == "Escape")
+
+
+@pytest.mark.parametrize("key", ["Space", "KeyH", "KeyP", "KeyD"])
+def test_no_other_key_pressed_in_the_last_breath_of_a_connection_counts(key):
+    bench = Bench()
+    bench.tick("Space")
+    assert bench.tick(key, connected=False).mode is Mode.HOLD
+    assert bench.operator.state is State.HOLD
+
+
+def test_a_judgement_held_while_the_device_is_gone_is_none_afterwards():
+    bench = Bench()
+    bench.tick(connected=False)
+    for connected in (False, False, True, True):
+        assert bench.tick("KeyN", connected=connected).mode is Mode.HOLD
+    assert bench.operator.state is State.HOLD
+
+
+class VelocityRobot(gym.Env):
+    """Goes on as its last command says until it is given another."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (4,), np.float64)
+    action_space = gym.spaces.Box(-1, 1, (4,), np.float32)
+
+    def __init__(self, ends_after=None):
+        self.commands, self.ends_after = [], ends_after
+
+    def reset(self, *, seed=None, options=None):
+        self.commands = []
+        return np.zeros(4), {}
+
+    def step(self, action):
+        self.commands.append(action)
+        return np.sum(self.commands, axis=0, dtype=float), 0.0, False, len(self.commands) == self.ends_after, {}
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ("stop", Outcome.ABORTED),
+        ("next", Outcome.ABORTED),
+        ("success", Outcome.SUCCESS),
+        ("failure", Outcome.FAILURE),
+        ("discard", None),
+    ],
+)
+@pytest.mark.parametrize("takeover", [False, True])
+def test_an_episode_that_the_operator_ends_leaves_the_robot_at_rest_and_says_so(tmp_path, said, outcome, takeover):
+    bench, robot, store = Bench(ramp=0.05), VelocityRobot(), EpisodeStore.create_or_open(tmp_path)
+    env = RecordEpisodes(InterventionEnv(robot, bench.operator), store)
+    env.reset(seed=1)
+
+    def step(*keys, **reading):
+        bench.now += TICK
+        bench.next = {"keys": frozenset(keys), **reading}
+        return env.step(np.full(4, 0.7, np.float32))
+
+    step()
+    if takeover:
+        step("Space")
+        step("KeyD")
+    moved = len(robot.commands)
+    assert robot.commands[-1].any()
+    *_, truncated, info = step(clicked=(said,))
+    assert not robot.commands[-1].any()
+    assert bench.shown.executed_action == (0, 0, 0, 0)
+    assert not truncated
+    observation, *_, truncated, info = step()
+    assert truncated
+    assert bench.shown.executed_action == (0, 0, 0, 0)
+    assert len(robot.commands) == bench.shown.step == moved + 1
+    if outcome is None:
+        assert len(store) == 0
+        return
+    episode = store.read(info["episode_id"])
+    assert episode.info.outcome is outcome
+    np.testing.assert_array_equal(episode.action, np.stack(robot.commands))
+    np.testing.assert_array_equal(episode.final_observation["observation"], observation)
+    assert episode.actor[-1] == Actor.HOLD
+    for window in (0, 1, 10):  # what is learned from does not change by the step at rest
+        labels = label_steps(episode.actor, window)
+        np.testing.assert_array_equal(labels[:-1], label_steps(episode.actor[:-1], window))
+        assert labels[-1] == Label.EXCLUDED
+
+
+def test_a_robot_at_rest_is_not_told_so_again():
+    bench = Bench()
+    bench.tick()
+    bench.tick(connected=False)
+    assert bench.tick(clicked=("success",)).mode is Mode.STOP
+    bench.reset(clicked=("stop",))  # ... nor one that has not moved yet
+    assert bench.tick().mode is Mode.STOP
+    assert bench.shown.step == 0
+
+
+def test_a_judgement_stands_when_the_task_ends_at_the_step_that_brings_the_robot_to_rest(tmp_path):
+    bench, store = Bench(), EpisodeStore.create_or_open(tmp_path)
+    env = RecordEpisodes(InterventionEnv(VelocityRobot(ends_after=2), bench.operator), store)
+    env.reset(seed=1)
+    bench.next = {}
+    env.step(PROPOSED)
+    bench.next = {"clicked": ("success",)}
+    *_, truncated, info = env.step(PROPOSED)
+    assert truncated
+    assert store.read(info["episode_id"]).info.outcome is Outcome.SUCCESS
 
 
 def test_stop_between_episodes_is_not_forgotten():

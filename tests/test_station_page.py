@@ -105,7 +105,9 @@ def test_a_whole_session_by_keyboard_is_in_the_recordings_as_it_was_played(tmp_p
     first, last = np.flatnonzero(drove)[[0, -1]]
     assert drove[first : last + 1].all()  # one takeover, from one handover to the other
     np.testing.assert_array_equal(episode.human_action[drove], episode.action[drove])
-    np.testing.assert_allclose(episode.action[~drove], np.tile(proposed, ((~drove).sum(), 1)), atol=1e-6)
+    assert (episode.actor[-1], *episode.action[-1]) == (Actor.HOLD, 0, 0, 0, 0)  # judged, and left at rest
+    watched = episode.actor == Actor.POLICY
+    np.testing.assert_allclose(episode.action[watched], np.tile(proposed, (watched.sum(), 1)), atol=1e-6)
     np.testing.assert_allclose(episode.policy_action, np.tile(proposed, (len(episode), 1)), atol=1e-6)
     assert np.abs(np.diff(episode.action[first - 1 : last + 1], axis=0)).max() <= 1.0  # a release is at once
     x, y = episode.human_action[drove][:, :2].T
@@ -381,8 +383,13 @@ def test_a_page_that_is_left_commands_nothing(tmp_path, open_page, leaving):
         page.keyboard.press("KeyH")
         until_mode(page, "AUTONOMOUS")
         page.evaluate(leaving)
+        until_mode(page, "HOLD")  # nobody would see what the policy does
+        until_executed(session.robot, (0, 0, 0, 0))
+        page.evaluate("delete document.hidden; window.dispatchEvent(new Event('focus'))")
         time.sleep(0.3)
-        assert mode(page) == "AUTONOMOUS"  # who only watches may look elsewhere
+        assert mode(page) == "HOLD"
+        page.keyboard.press("KeyH")
+        until_mode(page, "AUTONOMOUS")
 
 
 @pytest.mark.parametrize("absence", ["blur", "hidden", "dialog", "unplugged"])
@@ -406,7 +413,9 @@ def test_what_a_gamepad_holds_through_an_absence_must_be_pressed_anew(tmp_path, 
         until_executed(session.robot, (-1, 0, 0, 0))
         page.evaluate(leave)
         until_executed(session.robot, (0, 0, 0, 0))
-        page.evaluate("testPad.button(8, true); testPad.axis(1, 1)")  # 8 is stop
+        # 8 is stop, which counts in the dialog; but held since before the dialog was closed it is none, as 9 is pause.
+        held = 9 if absence == "dialog" else 8
+        page.evaluate(f"testPad.button({held}, true); testPad.axis(1, 1)")
         page.evaluate(come_back)
         page.wait_for_timeout(300)
         assert mode(page) == "HOLD"
@@ -414,7 +423,7 @@ def test_what_a_gamepad_holds_through_an_absence_must_be_pressed_anew(tmp_path, 
         until_mode(page, "TAKEOVER")
         page.wait_for_timeout(200)
         until_executed(session.robot, (0, 0, 0, 0))
-        page.evaluate("testPad.button(8, false); testPad.axis(0, 0)")
+        page.evaluate(f"testPad.button({held}, false); testPad.axis(0, 0)")
         page.wait_for_timeout(100)
         page.evaluate("testPad.axis(0, -1)")
         until_executed(session.robot, (-1, 0, 0, 0))
@@ -453,6 +462,38 @@ def test_keys_are_changed_in_the_dialog_and_kept_in_the_file(tmp_path, open_page
     bound = load_mapping(path).action_bindings
     assert [b.source for b in bound["x"]][:2] == ["KeyU", "KeyA"]
     assert bound["y"][0].scale == -1
+
+
+@pytest.mark.parametrize("by", ["button", "key", "gamepad"])
+def test_stop_works_in_the_dialog(tmp_path, open_page, by):
+    with Session(tmp_path / "data", episodes=2) as session:
+        page = open_page(session.source.address, GAMEPAD)
+        until_ready(page)
+        page.keyboard.press("KeyH")
+        until_mode(page, "AUTONOMOUS")
+        page.click("#remap")
+        until_mode(page, "HOLD")  # the policy does not drive on behind it
+        assert "a dialog is open" in page.inner_text("#mode-reason")
+        # What is pressed as a new input for it is no Stop, also while it is still held.
+        page.get_by_label("Change Stop, Back").click()
+        page.evaluate("testPad.button(16, true)")
+        until(lambda: page.get_by_label("Change Stop, Guide").count(), "the new button is shown")
+        page.get_by_label("Change Stop, Esc").click()
+        page.keyboard.press("KeyX")
+        until(lambda: page.get_by_label("Change Stop, X").count(), "the new key is shown")
+        page.wait_for_timeout(200)
+        assert mode(page) == "HOLD"
+        page.evaluate("testPad.button(16, false)")
+        page.wait_for_timeout(100)
+        if by == "button":
+            page.click("#remap-stop")
+        elif by == "key":
+            page.keyboard.press("KeyX")
+        else:
+            page.evaluate("testPad.button(16, true)")
+        session.wait_until_played()
+    assert recorded(session)[0].info.outcome is Outcome.ABORTED
+    assert session.session.summary.episodes == 1
 
 
 def test_a_game_is_played_by_keys(tmp_path, open_page):

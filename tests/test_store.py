@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from collections.abc import Callable
+from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from robopref.errors import RoboprefError
-from robopref.store import EpisodeStore, EpisodeWriter
+from robopref.store import EpisodeStore, EpisodeWriter, journal
 from robopref.trajectory import STEP_COLUMNS, Actor, EpisodeInfo, Outcome, Step, is_null_action
 
 INFO = EpisodeInfo(task="reach", instruction="reach the goal", seed=4, policy_id="p", operator_id="o", extra={"k": [1]})
@@ -526,3 +527,66 @@ def test_a_full_disk_at_the_beginning_leaves_nothing(store: EpisodeStore, monkey
     writer: EpisodeWriter = store.begin(INFO)
     writer.append(make_step(0))
     writer.finish(Outcome.SUCCESS)
+
+
+class FailingSync:
+    """Stands in for ``os.fdatasync``: fails once, then does what it should."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls = 0
+        self._sync = os.fdatasync
+        monkeypatch.setattr(os, "fdatasync", self)
+        monkeypatch.setattr(journal, "_SYNC_SECONDS", 0.0)
+
+    def __call__(self, fd: int) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self._sync(fd)
+
+
+@pytest.mark.parametrize("told_by", ["append", "amend", "finish"])
+def test_a_sync_that_failed_is_told_once_and_recording_goes_on(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch, told_by: str
+) -> None:
+    writer = store.begin(INFO)
+    writer.append(make_step(0))
+    sync = FailingSync(monkeypatch)
+    writer.append(make_step(1))
+    assert writer._journal._sync is not None
+    wait([writer._journal._sync])
+    told: dict[str, Callable[[], Any]] = {
+        "append": lambda: writer.append(make_step(2)),
+        "amend": lambda: writer.amend(operator_id="me"),
+        "finish": lambda: writer.finish(Outcome.SUCCESS, make_step(2).observation),
+    }
+    with pytest.raises(RoboprefError, match=r"disk is full.*The 2 steps recorded so far are safe"):
+        told[told_by]()
+    steps = 2
+    if told_by != "finish":
+        writer.append(make_step(2))  # there is room again
+        steps = 3
+    episode = store.read(writer.finish(Outcome.SUCCESS, make_step(steps).observation))
+    assert sync.calls > 1
+    assert (episode.info.outcome, episode.reward.tolist()) == (Outcome.SUCCESS, list(range(steps)))
+    assert set(episode.final_observation) == {"image", "proprio"}
+    assert EpisodeStore.open(store.path).recovered == ()
+
+
+def test_what_the_disk_lost_of_a_journal_is_told_and_the_journal_kept(store: EpisodeStore) -> None:
+    writer = store.begin(INFO)
+    for t in range(3):
+        writer.append(make_step(t))
+        size = writer._journal.path.stat().st_size
+    with open(writer._journal.path, "r+b") as file:  # as after a failed sync, whose pages are gone
+        file.seek(size - 20)
+        file.write(bytes(20))
+    for _ in range(2):
+        with pytest.raises(RoboprefError, match="2 of 3 steps are whole"):
+            writer.finish(Outcome.SUCCESS)
+    assert len(store) == 0
+    writer.close()
+    (recovery,) = EpisodeStore.open(store.path).recovered
+    assert recovery.steps == 2
+    assert "damaged" in recovery.problem
+    assert len(list((store.path / "discarded").glob("*.journal"))) == 1

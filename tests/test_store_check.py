@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from robopref.errors import RoboprefError
-from robopref.store import EpisodeStore
+from robopref.store import EpisodeStore, checking, episode_file, repairing
 from robopref.store.checking import Problem, check
 from robopref.store.consistency import contradictions
+from robopref.store.episode_file import EpisodeHeader
 from robopref.store.repairing import repair
 from robopref.trajectory import Actor, Episode, EpisodeInfo, Outcome, Step
 from tests.synthetic import episode as synthetic
@@ -201,6 +206,23 @@ def test_what_is_being_recorded_is_no_problem(store: EpisodeStore) -> None:
     assert len(store) == 3
 
 
+@pytest.mark.parametrize("function", ["check_dataset", "read_dataset"])
+def test_a_first_episode_during_the_check_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    store = EpisodeStore.create_or_open(tmp_path)
+    look = getattr(checking, function)
+
+    def looked(directory: Path) -> Any:
+        found = look(directory)
+        record(store)
+        return found
+
+    monkeypatch.setattr(checking, function, looked)
+    assert check(tmp_path) == []
+    assert len(store) == 1
+
+
 @pytest.mark.parametrize("length", [0, 5, 200, -1, -40])
 def test_cut_files_say_what_is_left(store: EpisodeStore, length: int) -> None:
     path = store.path / "episodes" / f"{store.episode_ids()[0]}.safetensors"
@@ -346,3 +368,81 @@ def test_one_unreadable_file_hides_no_other(store: EpisodeStore) -> None:
         path = store.path / "episodes" / f"{episode_id}.safetensors"
         path.write_bytes(os.urandom(300))
     assert [problem.episode_id for problem in check(store.path)] == store.episode_ids()
+
+
+def damage(path: Path) -> bytes:
+    """Change a byte -> what the file was."""
+    good = path.read_bytes()
+    path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    return good
+
+
+def test_nobody_waits_for_a_repair_that_reads(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = (store.path / "episodes" / f"{episode_id}.safetensors" for episode_id in store.episode_ids())
+    damage(first)
+    second.rename(second.with_name("mine.safetensors"))
+    seen: list[str] = []
+
+    def free(function: Callable[[Path], Any]) -> Callable[[Path], Any]:
+        def watched(path: Path) -> Any:
+            with open(store.path / "journal" / ".lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # raises while anyone has it
+            seen.append(path.name)
+            return function(path)
+
+        return watched
+
+    for name in ("check_episode", "guessed_dataset"):
+        monkeypatch.setattr(repairing, name, free(getattr(repairing, name)))
+    assert len(repair(store.path)) == 2
+    assert sorted(seen[:2]) == sorted([first.name, "mine.safetensors"])
+    assert len(seen) == 4  # the discarded one, and the directory
+    assert check(store.path) == []
+    assert store.episode_ids() == [second.stem]
+
+
+def test_what_was_put_right_meanwhile_is_left(store: EpisodeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = store.path / "episodes" / f"{store.episode_ids()[0]}.safetensors"
+    good, look = damage(path), repairing.check_episode
+
+    def restored(file: Path) -> EpisodeHeader:
+        try:
+            return look(file)
+        finally:
+            if file == path:  # as by another process, between the look and the lock
+                copy = path.with_name("copy")
+                copy.write_bytes(good)
+                copy.rename(path)
+
+    monkeypatch.setattr(repairing, "check_episode", restored)
+    assert repair(store.path) == []
+    assert path.read_bytes() == good
+    assert check(store.path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("way", ["open", "map"])
+def test_what_cannot_be_read_is_told_and_left(
+    store: EpisodeStore, monkeypatch: pytest.MonkeyPatch, code: int, way: str
+) -> None:
+    unread, damaged = (store.path / "episodes" / f"{episode_id}.safetensors" for episode_id in store.episode_ids())
+    damage(damaged)
+    reads = {"open": (episode_file, open), "map": (pyarrow, pyarrow.memory_map)}
+    module, read = reads[way]
+
+    def refusing(path: Any, *arguments: Any) -> Any:
+        if str(path) == str(unread):
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open" if way == "open" else "memory_map", refusing, raising=False)
+        told = {problem.file: problem for problem in check(store.path)}
+        assert (told[unread].repairable, told[damaged].repairable) == (False, True)
+        first, second = repair(store.path)
+        assert f"{unread} cannot be read ({os.strerror(code)})" in first
+        assert "left where it is" in first
+        assert str(damaged) in second
+    assert [path.name for path in (store.path / "damaged").iterdir()] == [damaged.name]
+    assert store.episode_ids() == [unread.stem]
+    assert check(store.path) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import random
@@ -14,11 +15,12 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from robopref.store import EpisodeStore
+from robopref.store import EpisodeStore, dataset_file
 from robopref.store.journal import MAGIC, Kind
 from robopref.trajectory import Actor, Episode, EpisodeInfo, Outcome, Step
 
@@ -273,6 +275,50 @@ def test_a_foreign_file_among_the_journals_is_kept(tmp_path: Path) -> None:
     (recovery,) = EpisodeStore.open(tmp_path).recovered
     assert recovery.steps == 0
     assert (tmp_path / "discarded" / "x.journal").is_file()
+
+
+def test_another_users_journal_keeps_nobody_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, _, _ = abandon(tmp_path, steps=2)
+    (theirs,) = (directory / "journal").glob("*.journal")
+    mine = EpisodeStore.__new__(EpisodeStore)
+    mine.path = directory  # not opened, which would recover theirs
+    writer = mine.begin(INFO)
+    writer.append(make_step(0, 2))
+    writer.close()
+    open_file = os.open
+
+    def refusing(path: Any, *arguments: Any) -> int:
+        if path == theirs:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refusing)
+        store = EpisodeStore.open(directory)
+    assert [recovery.episode_id for recovery in store.recovered] == [writer.info.episode_id]
+    assert len(list(store)) == 2
+    assert f"{theirs} is another user's" in caplog.text
+    assert [recovery.steps for recovery in EpisodeStore.open(directory).recovered] == [2]
+
+
+def test_another_users_lock_keeps_nobody_from_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, _, _ = abandon(tmp_path, steps=2)
+
+    def refusing(path: Any, mode: str = "r") -> Any:
+        if Path(path).name == ".lock" and mode == "w":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset_file, "open", refusing, raising=False)
+        store = EpisodeStore.open(directory)
+    assert (len(list(store)), store.recovered) == (1, ())
+    assert "cannot be recovered: it is read-only" in caplog.text
+    assert [recovery.steps for recovery in EpisodeStore.open(directory).recovered] == [2]
 
 
 def test_two_writers_and_a_reader_at_once(tmp_path: Path) -> None:

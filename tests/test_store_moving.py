@@ -88,6 +88,25 @@ def test_across_real_file_systems(tmp_path: Path) -> None:
         assert contents(Path(elsewhere) / "all") == contents(a.path)
 
 
+@pytest.mark.parametrize("copy", [False, True])
+def test_episodes_behind_symbolic_links_arrive_themselves(tmp_path: Path, copy: bool) -> None:
+    """As in a download from a hub: every file is a relative link to one in a folder of blobs."""
+    a = made(tmp_path / "a", 2)
+    expected, blobs = contents(a.path), tmp_path / "blobs"
+    blobs.mkdir()
+    for path in (a.path / "episodes").iterdir():
+        path.rename(blobs / path.name)
+        path.symlink_to(Path("../../blobs") / path.name)
+    deep = tmp_path / "elsewhere" / "down"
+    assert merge([a.path], deep / "all", copy=copy).episodes == 2
+    split(a.path, {deep / "part": a.episode_ids()[:1]}, copy=copy)
+    shutil.rmtree(blobs)
+    assert contents(deep / "all") == expected
+    assert contents(deep / "part").items() < expected.items()
+    assert not any(path.is_symlink() for path in deep.rglob("*"))
+    assert check(deep / "all") == check(deep / "part") == []
+
+
 def test_merging_again_adds_only_what_is_new(tmp_path: Path) -> None:
     a = made(tmp_path / "a", 3)
     merge([a.path], tmp_path / "all", copy=True)
@@ -192,6 +211,45 @@ def test_splitting_at_random_is_repeatable_and_complete(tmp_path: Path) -> None:
     # Together again they are what they were.
     merge(list(shares), tmp_path / "back")
     assert EpisodeStore.open(tmp_path / "back").fingerprint() == a.fingerprint()
+
+
+def test_splitting_again_deals_only_what_no_part_has(tmp_path: Path) -> None:
+    a = made(tmp_path / "a", 10)
+    shares = {tmp_path / "train": 0.7, tmp_path / "test": 0.3}
+    train, test = shares
+    whole = by_fraction(a, shares, seed=1)
+    # One that was interrupted goes on with what it had dealt.
+    split(a.path, {train: whole[train][:2]})
+    assert by_fraction(a, shares, seed=1) == whole
+    split(a.path, whole)
+    assert by_fraction(a, shares, seed=2) == whole
+    made(a.path, 10)
+    grown = by_fraction(a, shares, seed=1)
+    split(a.path, grown)
+    held = {path: EpisodeStore.open(path).episode_ids() for path in shares}
+    assert held == grown
+    assert all(set(whole[path]) < set(held[path]) for path in shares)
+    assert (len(held[train]), len(held[test])) == (14, 6)
+    assert sorted(held[train] + held[test]) == a.episode_ids()
+    # Other shares: what a part has too much stays there, and the rest goes to the others.
+    made(a.path, 5)
+    other = by_fraction(a, {train: 0.2, test: 0.6, tmp_path / "third": 0.2}, seed=0)
+    assert other[train] == held[train]
+    assert set(held[test]) < set(other[test])
+    assert sorted(episode_id for ids in other.values() for episode_id in ids) == a.episode_ids()
+
+
+def test_parts_that_share_an_episode_are_refused(tmp_path: Path) -> None:
+    a = made(tmp_path / "a", 4)
+    train, test = tmp_path / "train", tmp_path / "test"
+    for part in (train, test):
+        split(a.path, {part: a.episode_ids()[:1]})
+    with pytest.raises(RoboprefError, match=f"{a.episode_ids()[0]} is in {train} and in {test} already"):
+        by_fraction(a, {train: 0.5, test: 0.5}, seed=0)
+    with pytest.raises(RoboprefError, match="a source and the target"):
+        by_fraction(a, {a.path: 0.5, test: 0.5}, seed=0)
+    with pytest.raises(RoboprefError, match=r"3 episodes are too few .*third.* the others being in a part already"):
+        by_fraction(a, {train: 0.9, tmp_path / "third": 0.1}, seed=0)
 
 
 def test_splits_that_make_no_sense(tmp_path: Path) -> None:

@@ -73,7 +73,8 @@ def test_what_the_operator_did_is_what_is_recorded(policy, tmp_path):
     assert episode.info.operator_id == "played"
     assert episode.info.seed == episode_seeds("collect", 0, 1)[0]
     driven = np.flatnonzero(episode.actor == Actor.HUMAN)
-    assert set(episode.actor.tolist()) == {Actor.POLICY, Actor.HUMAN}
+    assert set(episode.actor[:-1].tolist()) == {Actor.POLICY, Actor.HUMAN}
+    assert (episode.actor[-1], *episode.action[-1]) == (Actor.HOLD, 0, 0, 0, 0)  # judged, and left at rest
     assert np.array_equal(driven, np.arange(driven[0], driven[0] + 40 - 14))
     assert set(episode.segment_id[driven]) == {0}
     assert np.isfinite(episode.policy_action).all()  # also while the person drives
@@ -137,8 +138,9 @@ def test_a_pause_is_no_step(policy, tmp_path):
     config = settings(policy, tmp_path / "s", autostart=True)
     assert run_teleop(config, source=played({5: ["KeyP"], 60: ["KeyP"], 70: ["KeyY"]}))
     episode = only_episode(tmp_path / "s")
-    assert len(episode) == 5 + 10 - 1  # one reading is for the reset, one for judging; fifty-five were for waiting
-    assert (episode.actor == Actor.HOLD).sum() == 1  # the tick at which the pause was asked for
+    assert len(episode) == 5 + 10  # one reading is for the reset; fifty-five were for waiting
+    # The ticks at which the pause was asked for and the judgement was given.
+    assert np.flatnonzero(episode.actor == Actor.HOLD).tolist() == [4, 14]
 
 
 def test_silence_holds_then_ends_the_episode_as_aborted_and_the_next_one_waits(policy, tmp_path):
@@ -203,7 +205,9 @@ def test_a_plan_does_not_outlive_a_takeover(policy, tmp_path, monkeypatch):
     episode = only_episode(tmp_path / "s")
     step_of_plan = np.rint(episode.policy_action[:, 1] * 1000).astype(int)
     back = int(np.flatnonzero(episode.actor == Actor.HUMAN)[-1]) + 1
-    assert step_of_plan[5] == 5
+    onset = int(np.flatnonzero(episode.actor == Actor.HUMAN)[0])
+    assert (step_of_plan[: onset + 1] == np.arange(onset + 1)).all()  # also what the policy was about to do then
+    assert not step_of_plan[onset + 1 : back].any()  # from then on, what it would do at what is seen
     assert step_of_plan[back] == 0  # the plan of before the takeover had eleven more
     assert (step_of_plan[back : back + 10] == np.arange(10)).all()
 
@@ -217,7 +221,7 @@ def test_a_plan_does_not_outlive_a_pause(policy, tmp_path, monkeypatch):
     assert run_teleop(config, source=played({10: ["KeyP"], 30: ["KeyP"], 45: ["KeyY"]}))
     episode = only_episode(tmp_path / "s")
     step_of_plan = np.rint(episode.policy_action[:, 1] * 1000).astype(int)
-    (paused,) = np.flatnonzero(episode.actor == Actor.HOLD)
+    paused, _ = np.flatnonzero(episode.actor == Actor.HOLD)
     assert step_of_plan[paused] == paused
     assert step_of_plan[paused + 1] == 0
 
@@ -242,6 +246,8 @@ def test_a_plan_does_not_outlive_a_takeover_of_the_scripted_operator_either(poli
     after = 1 + np.flatnonzero(human[:-1])
     assert (~human[after]).any()  # it handed back
     assert not step_of_plan[after].any()
+    onsets = 1 + np.flatnonzero(human[1:] & ~human[:-1])
+    assert (step_of_plan[onsets] == (step_of_plan[onsets - 1] + 1) % 20).all()  # what the policy was about to do
     assert step_of_plan.max() > 5  # while nobody took over, plans were followed
 
 
@@ -296,7 +302,8 @@ def test_a_game_is_played_taken_over_recorded_and_refine_refuses_it(policy, tmp_
     names = action_meanings(AtariSpec("pong"))
     assert {names[a] for a in episode.human_action[driven][1:]} == {"RIGHT"}
     assert episode.observation["observation"].shape[1:] == (4, 84, 84)
-    np.testing.assert_array_equal(episode.action[~driven], episode.policy_action[~driven])
+    by_policy = episode.actor == Actor.POLICY
+    np.testing.assert_array_equal(episode.action[by_policy], episode.policy_action[by_policy])
     run(
         "refine", "--policy", policy, "--demos", policy.parent / "demos", "--interactions", tmp_path / "g",
         "--out", tmp_path / "refined", expect=2,

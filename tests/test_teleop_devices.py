@@ -116,7 +116,9 @@ def check_takeover(episode, ticks):
     assert np.abs(np.diff(y[:15])).max() <= 1 / 0.05 / HZ + 1e-6  # no jump
     assert (y[-5:] == 0).all()  # let go before handing back
     assert (episode.actor[: driven[0]] == Actor.POLICY).all()
-    assert (episode.actor[driven[-1] + 1 :] == Actor.POLICY).all()
+    assert (episode.actor[driven[-1] + 1 : -1] == Actor.POLICY).all()
+    assert episode.actor[-1] == Actor.HOLD  # the judgement leaves the robot at rest
+    assert not episode.action[-1].any()
 
 
 def test_a_session_with_the_keyboard(policy, tmp_path):
@@ -257,7 +259,8 @@ def test_a_pad_that_comes_back_drives_only_when_told_to(policy, tmp_path, pads):
     actors = episode.actor[first:]
     assert (actors[: 30 - 14] == Actor.HUMAN).all()
     assert (actors[30 - 14 : 50 - 14] == Actor.HOLD).all()  # the stick is pushed, and nobody drives
-    assert (actors[50 - 14 :] == Actor.HUMAN).all()
+    assert (actors[50 - 14 : -1] == Actor.HUMAN).all()
+    assert actors[-1] == Actor.HOLD  # the judgement leaves the robot at rest
     assert len(set(episode.segment_id[episode.actor == Actor.HUMAN])) == 1  # a HOLD does not end a takeover
 
 

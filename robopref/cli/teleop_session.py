@@ -168,7 +168,8 @@ class TeleopSession:
             self._on_scene()
             if driven_by_others(info):
                 # While others drive, what the policy proposes comes from what is seen now, and so does the first
-                # action after they hand back: never from a plan that was made before they took over.
+                # action after they hand back. Only the proposal that they took over from is a step of the old plan:
+                # it is what would have been executed.
                 self._world.runner.reset()
             tally.take(info)
             if terminated or truncated:

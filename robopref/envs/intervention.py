@@ -20,7 +20,9 @@ class InterventionEnv(gym.Wrapper[Any, Any, Any, Any]):
 
     FOLLOW executes the policy's action, TAKE_OVER the operator's, HOLD the hold action. STOP ends the episode: the
     environment is not stepped, the last observation comes back with reward 0 and ``truncated``, and ``info`` has
-    ``operator_stop`` true and ``success`` as the operator's event judges it.
+    ``operator_stop`` true and ``success`` as the operator's event judges it. What was executed last is then the
+    environment's last command: over a robot that keeps it, an operator answers HOLD before STOP, as
+    ``StationOperator`` does, and that step is recorded like any other.
 
     At every other step ``info`` carries
 

@@ -86,7 +86,7 @@ def run_episode(
             human_steps += 1
             segments.add(record["segment_id"])
         if driven_by_others(info):
-            runner.reset()
+            runner.reset()  # the proposal of this very step stays the plan's: it is what would have been executed
         if terminated or truncated:
             return EpisodeResult(task, seed, success, steps, total_reward, len(segments), human_steps)
 

@@ -1,14 +1,15 @@
 """Who drives: the one table in which every handover is written down.
 
-    state        TAKE_OVER  RELEASE  HAND_BACK   PAUSE       LOST    EXPIRE   END and STOP
-    AUTONOMOUS   TAKEOVER   -        -           PAUSED      HOLD    STOPPED  STOPPED
-    TAKEOVER     -          HOLD     AUTONOMOUS  PAUSED      HOLD    STOPPED  STOPPED
-    HOLD         TAKEOVER   -        AUTONOMOUS  PAUSED      -       STOPPED  STOPPED
-    PAUSED       TAKEOVER   -        AUTONOMOUS  AUTONOMOUS  -       -        STOPPED
-    STOPPED      -          -        -           -           -       -        -
+    state        TAKE_OVER  RELEASE  HAND_BACK   PAUSE       AWAY    LOST    EXPIRE   END and STOP
+    AUTONOMOUS   TAKEOVER   -        -           PAUSED      HOLD    HOLD    STOPPED  STOPPED
+    TAKEOVER     -          HOLD     AUTONOMOUS  PAUSED      HOLD    HOLD    STOPPED  STOPPED
+    HOLD         TAKEOVER   -        AUTONOMOUS  PAUSED      -       -       STOPPED  STOPPED
+    PAUSED       TAKEOVER   -        AUTONOMOUS  AUTONOMOUS  -       -       -        STOPPED
+    STOPPED      -          -        -           -           -       -       -        -
 
-Nothing leads from HOLD to motion but the operator's own word: a device that comes back does not drive by itself. In
-PAUSED time stands still, so that nothing can go wrong while the operator is away, and an absence ends nothing.
+Nothing leads from HOLD to motion but the operator's own word: neither a device nor an operator that comes back sets
+anything going by being there. In PAUSED time stands still, so that nothing can go wrong while the operator is away, and
+an absence ends nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class Signal(Enum):
     """What may change it."""
 
     TAKE_OVER = "the operator takes over (with hold-to-run: keeps the control held)"
-    RELEASE = "hold-to-run: the take-over control is not held; with either kind: the operator looks elsewhere"
+    RELEASE = "hold-to-run: the take-over control is not held"
     HAND_BACK = "the operator hands back to the policy"
     PAUSE = "the operator pauses, or goes on"
+    AWAY = "the operator looks elsewhere: the page or window is not in front, or busy with a dialog"
     LOST = "no sign of life from the operator's device"
     EXPIRE = "the device has been gone for so long that the episode ends"
     END = "the operator ends the episode: success, failure, discard or next"
@@ -50,6 +52,7 @@ TABLE: Mapping[State, Mapping[Signal, State]] = MappingProxyType(
             Signal.RELEASE: State.AUTONOMOUS,
             Signal.HAND_BACK: State.AUTONOMOUS,
             Signal.PAUSE: State.PAUSED,
+            Signal.AWAY: State.HOLD,
             Signal.LOST: State.HOLD,
             Signal.EXPIRE: State.STOPPED,
         }
@@ -59,6 +62,7 @@ TABLE: Mapping[State, Mapping[Signal, State]] = MappingProxyType(
             Signal.RELEASE: State.HOLD,
             Signal.HAND_BACK: State.AUTONOMOUS,
             Signal.PAUSE: State.PAUSED,
+            Signal.AWAY: State.HOLD,
             Signal.LOST: State.HOLD,
             Signal.EXPIRE: State.STOPPED,
         }
@@ -68,6 +72,7 @@ TABLE: Mapping[State, Mapping[Signal, State]] = MappingProxyType(
             Signal.RELEASE: State.HOLD,
             Signal.HAND_BACK: State.AUTONOMOUS,
             Signal.PAUSE: State.PAUSED,
+            Signal.AWAY: State.HOLD,
             Signal.LOST: State.HOLD,
             Signal.EXPIRE: State.STOPPED,
         }
@@ -77,6 +82,7 @@ TABLE: Mapping[State, Mapping[Signal, State]] = MappingProxyType(
             Signal.RELEASE: State.PAUSED,
             Signal.HAND_BACK: State.AUTONOMOUS,
             Signal.PAUSE: State.AUTONOMOUS,
+            Signal.AWAY: State.PAUSED,
             Signal.LOST: State.PAUSED,
             Signal.EXPIRE: State.PAUSED,
         }

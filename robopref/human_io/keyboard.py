@@ -22,7 +22,7 @@ class KeyboardWindow:
 
     It is opened and read by an ``SdlThread``, which must be given it. A window that loses the focus, or is minimised,
     forgets every key at once; closing the window is Stop. With a dialog, F2 opens it, and while it is open no key
-    drives.
+    drives, but Stop is Stop.
 
     Args:
         frames: the camera; none shows the state alone.
@@ -59,10 +59,10 @@ class KeyboardWindow:
             return self._focused and not self._dialog_is_open()
 
     def overhear(self, reading: DeviceReading) -> None:
-        """What another device says; the dialog binds its buttons and axes."""
+        """What another device says; the dialog binds its buttons and axes, and lets its Stop through."""
         with self._lock:
-            if self._dialog is not None and self._focused:
-                self._dialog.hear(reading)
+            if self._dialog is not None and self._focused and self._dialog.hear(reading):
+                self._clicked.append(Control.STOP)
 
     def read(self) -> DeviceReading:
         """The newest state; a key that was pressed since the last reading is in it even if it is up again."""
@@ -144,7 +144,9 @@ class KeyboardWindow:
 
     def _press(self, code: str) -> None:
         was_open = self._dialog_is_open()
-        if self._dialog is not None:
+        if self._dialog is not None and self._dialog.stops(code):
+            self._clicked.append(Control.STOP)
+        elif self._dialog is not None:
             self._dialog.key(code)
         if was_open or self._dialog_is_open():
             self._forget_keys()  # neither what was held when it opened nor what closed it drives

@@ -33,8 +33,8 @@ class SignalReader:
     """Tells what was just pressed from what is held, and keeps the dead man's switch of hold-to-run.
 
     A control that was held while the device was gone, or since the episode before, means nothing until it is pressed
-    anew. What was pressed comes first, then the switch, then silence, so that a judgement that was given in the last
-    moment before a connection broke still counts, and nothing outlasts a broken connection.
+    anew. What was pressed comes first, then the switch, then silence, so that a judgement or a Stop that was given in
+    the last moment before a connection broke still counts, and nothing else outlasts a broken connection.
     """
 
     def __init__(self, *, hold_to_run: bool) -> None:
@@ -47,10 +47,14 @@ class SignalReader:
         self._armed = False
 
     def hear(self, held: frozenset[Control], clicked: tuple[str, ...], liveness: Liveness) -> Heard:
-        """What one reading says: controls held down and clicked on the screen, by a device that is alive or not."""
+        """What one reading says: controls held down and clicked on the screen, by a device that is alive or not.
+
+        Of one that is not, ``held`` is what was held at the last; what of it was just pressed is obeyed if it ends the
+        episode, since nothing else that it could ask for may outlast the loss.
+        """
         if not liveness.present:
             self.disarm()
-            held = frozenset()
+            held = frozenset(control for control in held if SIGNALS[control] in (Signal.END, Signal.STOP))
         controls = self._edges.update(held, clicked)
         if liveness.present:
             switch = (self._dead_man(Control.TAKE_OVER in held, controls),) if self.hold_to_run else ()

@@ -35,7 +35,8 @@ class DeviceReading:
         clicked: on-screen buttons pressed since the reading before, as values of ``Control``, oldest first; each press
             is in exactly one reading.
         received_ns: monotonic time of the last sign of life of the device; it stands still when the device is gone.
-        connected: whether there is a device at all.
+        connected: whether there is a device at all; of one that is not, what was pressed since the reading before is
+            in the reading all the same, because it may be a judgement, and moves nothing.
         detail: why not, in words for the operator.
         away: why the operator's hands are known not to drive although the device is there (its window is not in front),
             in words; empty while they may.

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from robopref.errors import RoboprefError
 from robopref.human_io.mapping import Mapping, MappingRow
 from robopref.human_io.mapping_help import input_name
-from robopref.human_io.readings import DeviceReading
+from robopref.human_io.readings import Control, DeviceReading
 
 OPEN_KEY = "F2"
 """The key that opens the dialog, and closes it."""
 
+_OWN_KEYS = ("Escape", OPEN_KEY, "ArrowUp", "ArrowDown", "Enter", "NumpadEnter", "KeyI", "Delete")
 _HINT = "up, down: choose   Enter: change   I: other way round   Delete: remove   Escape: done"
 _WAITING = "press the new key or button, or push the stick or cap; Escape: leave it as it is"
 _REST, _PUSHED = 0.3, 0.7
@@ -60,12 +61,19 @@ class RemapDialog:
         else:
             self._browse(code)
 
-    def hear(self, reading: DeviceReading) -> None:
-        """What the device in the hand says; its buttons and axes can be bound too."""
+    def stops(self, source: str) -> bool:
+        """Whether this input is Stop although the dialog is open: not one that it takes for itself."""
+        bound = self.mapping.control_bindings.get(Control.STOP, ())
+        free = self.is_open and not self._waiting and source not in _OWN_KEYS
+        return free and any(binding.source == source for binding in bound)
+
+    def hear(self, reading: DeviceReading) -> bool:
+        """What the device in the hand says; its buttons and axes can be bound too -> whether Stop was pressed on it."""
         pressed, self._buttons = reading.buttons - self._buttons, reading.buttons
+        stops = any(self.stops(f"button:{button}") for button in pressed)
         self._rested |= {i for i, axis in enumerate(reading.axes) if abs(axis) < _REST}
         if not (self.is_open and self._waiting):
-            return
+            return stops
         pushed = [i for i, axis in enumerate(reading.axes) if i in self._rested and abs(axis) > _PUSHED]
         if pressed:
             self._waiting = False
@@ -75,6 +83,7 @@ class RemapDialog:
             furthest = max(pushed, key=lambda i: abs(reading.axes[i]))  # a cap is never moved along one axis alone
             half = "" if self._is_whole_axis() else "+" if reading.axes[furthest] > 0 else "-"
             self._change_to(f"axis:{furthest}{half}")
+        return False
 
     def view(self) -> DialogView:
         """What it looks like now."""

@@ -99,8 +99,8 @@ class SourcePump:
     """The station's end of a ``SourceLink``: call ``turn`` often.
 
     A key or button that was pressed and let go between two of the control loop's readings is kept in the readings until
-    the loop has seen it once, and so are clicks, absences, and losses of the device, however short; a key that it had
-    seen is let go at once.
+    the loop has seen it once, also in one that is not connected, and so are clicks, absences, and losses of the device,
+    however short; a key that it had seen is let go at once.
 
     Args:
         link: to the control loop.
@@ -145,11 +145,10 @@ class SourcePump:
         self._clicks = self._clicks[-_KEPT_CLICKS:]
         if reading.away:
             self._away_at, self._away_why = number, reading.away
-        tapped = unseen if reading.connected else set()
         values = {
-            "keys": sorted(reading.keys | {n for n in tapped if isinstance(n, str)}),
+            "keys": sorted(reading.keys | {n for n in unseen if isinstance(n, str)}),
             "axes": reading.axes,
-            "buttons": sorted(reading.buttons | {n for n in tapped if isinstance(n, int)}),
+            "buttons": sorted(reading.buttons | {n for n in unseen if isinstance(n, int)}),
             "received_ns": reading.received_ns,
             "connected": reading.connected,
             "detail": reading.detail,

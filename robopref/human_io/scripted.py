@@ -127,6 +127,9 @@ class ScriptedOperator(Operator):
         if self._driven is not None and self._should_hand_back(progress):
             self._driven = None
             self._watch_afresh()
+            if self._should_take_over(progress):
+                self._delay = 1  # a step of the policy lies between two takeovers: else they would be one
+            return FOLLOW
         if self._driven is None and not self._should_take_over(progress):
             return FOLLOW
         if self._driven is None:

@@ -155,10 +155,14 @@ class _Episode:
 class StationOperator(Operator):
     """A person at a device. Either ``poll`` or ``command`` is called once a tick; neither ever waits.
 
-    An episode begins PAUSED while the device is gone, after one that ended in HOLD or without the device, and the first
-    one in any case unless it is told to start by itself: the operator says who drives. ``state`` says who does;
-    ``mapping`` and ``session`` may be replaced at any time; ``stop_requested`` says that no further episode is to
-    begin.
+    An episode begins PAUSED while the device or the operator's attention is gone, after one that ended in HOLD or
+    without the device, and the first one in any case unless it is told to start by itself: the operator says who
+    drives. ``state`` says who does; ``mapping`` and ``session`` may be replaced at any time; ``stop_requested`` says
+    that no further episode is to begin.
+
+    A robot may keep its last command until it is given another. So whatever ends an episode in motion is answered with
+    HOLD at that tick, and with STOP at the next one, both with the judgement; where zero was executed last, with STOP
+    at once.
 
     Args:
         source: the device.
@@ -208,7 +212,8 @@ class StationOperator(Operator):
         self._watchdog.start(now)
         reading, liveness, heard = self._hear(now)
         self._signals.disarm()
-        waits = self._waits_for_word or not liveness.present or self.stop_requested
+        unwatched = not liveness.present or bool(reading.away)
+        waits = self._waits_for_word or unwatched or self.stop_requested
         self.state = State.PAUSED if waits else State.AUTONOMOUS
         for control in heard.controls:
             too_late = SIGNALS[control] is Signal.END
@@ -227,7 +232,7 @@ class StationOperator(Operator):
         return self.state
 
     def request_stop(self) -> None:
-        """End the episode at the next tick as aborted, and the session with it, as Stop does."""
+        """End the episode from the next tick on as aborted, and the session with it, as Stop does."""
         self._obey(Control.STOP)
 
     def command(self, observation: Observation, proposed_action: NDArray[Any]) -> OperatorCommand:
@@ -246,9 +251,9 @@ class StationOperator(Operator):
         before = self.state
         reading, liveness, heard = self._hear(self._clock())
         if reading.away:
-            # Also where a press toggles: what would be executed now is nobody's command. Before what was pressed, since
-            # the absence may be over: who has just come back and takes over drives.
-            self.state = next_state(self.state, [Signal.RELEASE])
+            # Whoever drives: nobody would see what the policy does, and what a press left on is nobody's command.
+            # Before what was pressed, since the absence may be over: who has just come back and takes over drives.
+            self.state = next_state(self.state, [Signal.AWAY])
         for control in heard.controls:
             self._obey(control)
         self.state = next_state(self.state, heard.conditions)
@@ -262,10 +267,13 @@ class StationOperator(Operator):
 
     def _decide(self) -> OperatorCommand:
         episode, state = self._episode, self.state
-        if state is State.STOPPED:
-            episode.executed = self.layout.zero
+        if state is State.STOPPED and not episode.executed.any():
             return OperatorCommand(Mode.STOP, event=episode.judgement)
         episode.ticks += 1
+        if state is State.STOPPED:
+            episode.executed = self.layout.zero
+            # The judgement comes with it, because this may be the step at which the task itself ends the episode.
+            return replace(HOLD, event=episode.judgement)
         if state is State.TAKEOVER:
             episode.takeovers += not episode.driving
             episode.driving = True
@@ -283,7 +291,8 @@ class StationOperator(Operator):
     def _hear(self, now: int) -> tuple[DeviceReading, Liveness, Heard]:
         reading = self.source.read()
         liveness = self._watchdog.look(reading, now)
-        held = self.mapping.controls(reading) if liveness.present else frozenset()
+        # What a device that is gone said last is heard as well: it may have been a judgement.
+        held = self.mapping.controls(replace(reading, connected=True))
         return reading, liveness, self._signals.hear(held, reading.clicked, liveness)
 
     def _obey(self, control: Control) -> None:

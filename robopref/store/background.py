@@ -83,7 +83,7 @@ class BackgroundWriter:
         return 0 if self._writer is None else self._writer.steps
 
     def append(self, step: Step) -> None:
-        """Record a step.
+        """Record a step, whose arrays are not to change before they are written.
 
         Raises:
             RoboprefError: an earlier one could not be recorded; see ``EpisodeWriter.append``.

@@ -16,7 +16,14 @@ from robopref.errors import RoboprefError
 from robopref.store.consistency import contradictions
 from robopref.store.dataset_file import NAME, Dataset, check_dataset, read_dataset, unchanging
 from robopref.store.encoding import Schema, check_schema
-from robopref.store.episode_file import EpisodeHeader, check_bytes, check_episode, read_episode, read_header
+from robopref.store.episode_file import (
+    EpisodeHeader,
+    UnreadableEpisode,
+    check_bytes,
+    check_episode,
+    read_episode,
+    read_header,
+)
 from robopref.store.journal import MAGIC, is_abandoned, mapped, read_journal
 from robopref.store.versions import RECORDED, NewerVersion
 
@@ -57,8 +64,9 @@ def check(directory: str | Path) -> list[Problem]:
     problems = list(_dataset(directory))
     problems += _labels(directory)
     # The checksums take long and need no lock: finished files do not change.
-    schema = _schema(directory)
-    for path in sorted(_listed(directory / "episodes")):
+    finished = sorted(_listed(directory / "episodes"))
+    schema = _schema(directory)  # after them, for the same reason as in ``_dataset``
+    for path in finished:
         problems += _finished(path, schema)
     for path in sorted(_listed(directory / "discarded")):
         if path.suffix != JOURNAL:
@@ -117,6 +125,7 @@ def _schema(directory: Path) -> Schema:
 
 def _dataset(directory: Path) -> Iterator[Problem]:
     path = directory / NAME
+    guessed = guessed_dataset(directory)  # before what it is held against: one that records meanwhile says that first
     try:
         dataset = check_dataset(directory)
     except NewerVersion as error:
@@ -126,7 +135,6 @@ def _dataset(directory: Path) -> Iterator[Problem]:
         what = str(error) if path.exists() else "it is not there."
         yield Problem(path, "", what, True, _ANEW)
         return
-    guessed = guessed_dataset(directory)
     if not dataset.columns and guessed.columns:
         what = f"it names no columns, the episodes have {list(guessed.columns)}."
         yield Problem(path, "", what, True, _ANEW)
@@ -155,7 +163,7 @@ def _finished(path: Path, schema: Schema) -> Iterator[Problem]:
         header = check_bytes(path)
         episode = read_episode(path)
     except RoboprefError as error:
-        yield Problem(path, episode_id, str(error), True, _ASIDE)
+        yield _unusable(path, error)
         return
     yield from _name(path, header)
     try:
@@ -175,7 +183,13 @@ def _discarded(path: Path) -> Iterator[Problem]:
     try:
         yield from _name(path, check_episode(path))
     except RoboprefError as error:
-        yield Problem(path, path.name.removesuffix(EPISODE), str(error), True, _ASIDE)
+        yield _unusable(path, error)
+
+
+def _unusable(path: Path, error: RoboprefError) -> Problem:
+    readable = not isinstance(error, UnreadableEpisode)
+    how = _ASIDE if readable else "nothing is done to it until it can be read"
+    return Problem(path, path.name.removesuffix(EPISODE), str(error), readable, how)
 
 
 def _name(path: Path, header: EpisodeHeader) -> Iterator[Problem]:

@@ -38,6 +38,10 @@ _NUMPY_DTYPES = {name: dtype for dtype, name in DTYPE_NAMES.items()}
 DIGEST_SIZE = 32
 
 
+class UnreadableEpisode(RoboprefError):
+    """The system does not give the file's bytes, which says nothing of what they are."""
+
+
 @dataclass(frozen=True)
 class EpisodeHeader:
     """What an episode file says of itself: information, checksum, and each tensor's type, shape and place.
@@ -105,7 +109,7 @@ def read_header(path: Path) -> EpisodeHeader:
     """Read what a file says of itself, without its data.
 
     Raises:
-        RoboprefError: the file is not a whole episode file.
+        RoboprefError: the file is not a whole episode file, or (``UnreadableEpisode``) cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -127,11 +131,17 @@ def read_header(path: Path) -> EpisodeHeader:
         result = EpisodeHeader(info, info_json, metadata["checksum"], tensors, 8 + length, video, video_json)
         if size != result.size:
             raise ValueError(f"it has {size} bytes instead of {result.size}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise RoboprefError(
             f"{path} is not a whole episode file ({error}): restore it from a copy, or move it away."
         ) from error
     return result
+
+
+def _unreadable(path: Path, error: OSError) -> UnreadableEpisode:
+    return UnreadableEpisode(f"{path} cannot be read ({error.strerror or error}): it may be whole. See that it can be.")
 
 
 def _tensor_entry(name: str, entry: dict[str, Any]) -> tuple[str, tuple[int, ...], int, int]:
@@ -195,8 +205,11 @@ def check_episode(path: Path) -> EpisodeHeader:
 
 def _check_header_bytes(path: Path, header: EpisodeHeader) -> None:
     """See that even the bytes without a meaning, which no checksum covers, are as they were written."""
-    with open(path, "rb") as file:
-        written = file.read(header.data_start)
+    try:
+        with open(path, "rb") as file:
+            written = file.read(header.data_start)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if written != header_bytes(json.loads(written[8:])):
         raise RoboprefError(f"{path} was changed or damaged after it was written: its header is not as it was.")
 
@@ -206,8 +219,11 @@ def _tensors(path: Path, header: EpisodeHeader) -> Iterator[tuple[str, NDArray[A
     # episodes exhaust the usual limit.
     import pyarrow as pa
 
-    with pa.memory_map(str(path)) as file:
-        data = file.read_buffer()
+    try:
+        with pa.memory_map(str(path)) as file:
+            data = file.read_buffer()
+    except OSError as error:
+        raise _unreadable(path, error) from error
     for name, (dtype, shape, begin, _) in header.tensors.items():
         count = int(np.prod(shape, dtype=np.int64))
         yield name, np.frombuffer(data, dtype, count, header.data_start + begin).reshape(shape)

@@ -71,7 +71,8 @@ class JournalWriter:
         """Append one record.
 
         Raises:
-            OSError: it could not be written whole (a full disk); the journal is as it was before.
+            OSError: it could not be written whole (a full disk), or what was written before did not reach the disk;
+                the journal is as it was before.
         """
         self._sync_now_and_then()
         crc = zlib.crc32(bytes([kind]))
@@ -86,8 +87,9 @@ class JournalWriter:
 
     def _sync_now_and_then(self) -> None:
         if monotonic() - self._synced_at >= _SYNC_SECONDS and (self._sync is None or self._sync.done()):
-            if self._sync is not None:
-                self._sync.result()  # raises what the last sync met
+            sync, self._sync = self._sync, None
+            if sync is not None:
+                sync.result()  # raises what the last sync met, once: there may be room again
             self._synced_at = monotonic()
             self._sync = self._syncer.submit(os.fdatasync, self._fd)
 

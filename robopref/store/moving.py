@@ -11,7 +11,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,20 +113,53 @@ def split(
 def by_fraction(store: EpisodeStore, fractions: Mapping[Path, float], seed: int) -> dict[Path, list[str]]:
     """Episodes dealt at random to parts of the given shares, for ``split``; the same seed deals alike.
 
+    What a part has already stays its own, so that none is ever in two of them: only the others are dealt, such that
+    the shares come out as far as they can.
+
     Raises:
-        RoboprefError: a share is not positive, they sum to more than 1, or a part would be empty.
+        RoboprefError: a share is not positive, they sum to more than 1, a part would be empty, or one is the store
+            itself or has an episode that another one has too.
     """
     shares = np.array(list(fractions.values()), np.float64)
     if not len(shares) or not (shares > 0).all() or shares.sum() > 1 + 1e-9:
         raise RoboprefError(f"shares are positive and sum to 1 at most, not {list(fractions.values())}.")
     ids = store.episode_ids()
-    order = np.random.default_rng(seed).permutation(len(ids))
-    ends = np.rint(np.cumsum(shares) * len(ids)).astype(int)
-    dealt = np.split(order[: ends[-1]], ends[:-1])
-    parts = {part: sorted(ids[i] for i in chosen) for part, chosen in zip(fractions, dealt, strict=True)}
+    kept = _kept(store, fractions)
+    taken = set().union(*kept.values())
+    # In the order of all, so that a split that was interrupted goes on with what it had dealt.
+    free = [ids[i] for i in np.random.default_rng(seed).permutation(len(ids)) if ids[i] not in taken]
+    due = np.diff(np.rint(np.cumsum(shares) * len(ids)).astype(int), prepend=0)
+    lacking = np.maximum(due - [len(own) for own in kept.values()], 0)
+    # Where some part has more than its share, fewer are left than the others lack.
+    ends = np.rint(np.cumsum(lacking) * min(1.0, len(free) / max(lacking.sum(), 1))).astype(int)
+    begins = [0, *ends[:-1]]
+    parts = {
+        part: sorted([*own, *free[begin:end]])
+        for (part, own), begin, end in zip(kept.items(), begins, ends, strict=True)
+    }
     if empty := [part for part, chosen in parts.items() if not chosen]:
-        raise RoboprefError(f"{len(ids)} episodes are too few for {empty[0]} to get any: ask for a larger share.")
+        others = ", the others being in a part already" if len(free) < len(ids) else ""
+        raise RoboprefError(
+            f"{len(free)} episodes are too few for {empty[0]} to get any{others}: ask for a larger share."
+        )
     return parts
+
+
+def _kept(store: EpisodeStore, targets: Iterable[Path]) -> dict[Path, list[str]]:
+    """Which of the store's episodes each target has already. Raises as ``by_fraction``."""
+    kept: dict[Path, list[str]] = {}
+    owner: dict[str, Path] = {}
+    for target in targets:
+        _refuse_itself(store.path, target)
+        there = EpisodeStore.open(target).episode_ids() if (target / "dataset.json").exists() else []
+        kept[target] = sorted(set(store.episode_ids()) & set(there))
+        for episode_id in kept[target]:
+            if (other := owner.setdefault(episode_id, target)) != target:
+                raise RoboprefError(
+                    f"the episode {episode_id} is in {other} and in {target} already: split into new directories, or "
+                    "remove it from one of the two."
+                )
+    return kept
 
 
 def _from(progress: Progress, before: int, total: int) -> Progress:
@@ -158,8 +191,7 @@ def _refuse(chosen: Sequence[tuple[EpisodeStore, list[str]]], target: Path) -> N
     columns, kept_by = (read_dataset(target).columns, target) if there else ({}, target)
     targeted = EpisodeStore.open(target) if there else None
     for source, ids in chosen:
-        if target.exists() and os.path.samefile(source.path, target):
-            raise RoboprefError(f"{target} is a source and the target: choose another target.")
+        _refuse_itself(source.path, target)
         own = read_dataset(source.path).columns
         if ids and columns and (differing := schema_difference(own, columns)):
             raise RoboprefError(f"{source.path} and {kept_by} hold different columns: in the first, {differing}.")
@@ -172,6 +204,11 @@ def _refuse(chosen: Sequence[tuple[EpisodeStore, list[str]]], target: Path) -> N
             first, where = known.setdefault(episode_id, (checksum, source.path))
             if first != checksum:
                 raise _two_of_a_name(episode_id, where, source.path)
+
+
+def _refuse_itself(source: Path, target: Path) -> None:
+    if target.exists() and os.path.samefile(source, target):
+        raise RoboprefError(f"{target} is a source and the target: choose another target.")
 
 
 def _two_of_a_name(episode_id: str, first: Path, second: Path) -> RoboprefError:
@@ -207,7 +244,8 @@ def _move(source: EpisodeStore, target: EpisodeStore, episode_id: str, copy: boo
 def _link(origin: Path, path: Path) -> bool:
     """Whether a hard link could be made."""
     try:
-        os.link(origin, path)
+        # The file itself: os.link makes another symbolic link of one, and those of a download lead astray elsewhere.
+        os.link(os.path.realpath(origin), path)
     except OSError as error:
         if error.errno in _NO_LINKS:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from time import monotonic_ns
 from typing import Any
 
@@ -73,6 +74,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         self._observation: dict[str, NDArray[Any]] = {}
         self._judgement: OperatorEvent | None = None
         self._success = False
+        self._ending: tuple[Outcome, Mapping[str, Any] | None] | None = None  # of the episode that is being finished
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode; one that is still running is kept as aborted."""
@@ -98,6 +100,8 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
         if self._info is None:
             raise RoboprefError("no episode is running: call reset() before step().")
         seen, started = self._observation, monotonic_ns()
+        # Copied: some environments work on their action in place, and some callers use its array again.
+        given = deepcopy(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._observation = _by_key(observation)
         self._judgement = _judging(info.get(OPERATOR_EVENT)) or self._judgement
@@ -115,7 +119,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                     truncated=bool(truncated),
                     success=success,
                     t_monotonic_ns=started,
-                    **(info.get(STEP_RECORD) or self._unsupervised(action)),
+                    **(info.get(STEP_RECORD) or self._unsupervised(given)),
                 )
             )
         if terminated or truncated:
@@ -155,6 +159,9 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
                 pass
             self._writer = None
             return
+        # When finishing fails it is tried again by whatever comes next; how the episode ended is not that one's to say.
+        self._ending = self._ending or (otherwise, final_observation)
+        otherwise, final_observation = self._ending
         self._amend_at_end()
         if self._judgement is OperatorEvent.DISCARD:
             self._writer.discard(final_observation)
@@ -162,7 +169,7 @@ class RecordEpisodes(gym.Wrapper[Any, Any, Any, Any]):
             self._writer.finish(_JUDGEMENTS[self._judgement], final_observation)
         else:
             self._writer.finish(Outcome.SUCCESS if self._success else otherwise, final_observation)
-        self._writer = None
+        self._writer = self._ending = None
 
     def _amend_at_end(self) -> None:
         if self.extra_at_end is None or self._writer is None or self._amended:

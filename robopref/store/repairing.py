@@ -1,7 +1,8 @@
 """Puts right in a data directory what can be put right safely. Recorded data is moved at most, never removed.
 
-What cannot be read is moved to ``damaged/``, so that the rest can be used; a journal whose recorder is gone becomes a
-finished episode; ``dataset.json`` is made anew from the episodes; a renamed file gets its name back.
+What is damaged is moved to ``damaged/``, so that the rest can be used, while what could not be read at all stays; a
+journal whose recorder is gone becomes a finished episode; ``dataset.json`` is made anew from the episodes; a renamed
+file gets its name back.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from pathlib import Path
 from robopref.errors import RoboprefError
 from robopref.store.checking import EPISODE, TEMPORARY, guessed_dataset, is_leftover, require_data_directory
 from robopref.store.dataset_file import NAME, Dataset, check_dataset, locked, write_dataset
-from robopref.store.episode_file import check_episode, read_header, sync_directory
+from robopref.store.episode_file import UnreadableEpisode, check_episode, read_header, sync_directory
 from robopref.store.journal import write_error
 from robopref.store.store import EpisodeStore
 from robopref.store.versions import NewerVersion
 
 
 def repair(directory: str | Path) -> list[str]:
-    """Repair what ``check`` calls repairable -> a sentence for each thing that was done.
+    """Repair what ``check`` calls repairable -> a sentence for each thing that was done, or could not be looked at.
 
     May be run while others record. When it is interrupted, run it again.
 
@@ -38,11 +39,10 @@ def repair(directory: str | Path) -> list[str]:
         with locked(directory):
             done = [*_dataset(directory), *_leftovers(directory)]
         done += [f"{recovery}." for recovery in EpisodeStore.open(directory).recovered]
-        with locked(directory):
-            for folder in ("episodes", "discarded"):
-                for path in sorted((directory / folder).glob(f"*{EPISODE}")):
-                    done += _episode(directory, path)
-            done += _missing(directory)
+        for folder in ("episodes", "discarded"):
+            for path in sorted((directory / folder).glob(f"*{EPISODE}")):
+                done += _episode(directory, path)
+        done += _missing(directory)
     except OSError as error:
         raise write_error(error, Path(error.filename or directory), "Nothing recorded is lost") from error
     return done
@@ -74,11 +74,13 @@ def _dataset(directory: Path) -> Iterator[str]:
 
 def _missing(directory: Path) -> Iterator[str]:
     """Complete what only the episodes say, among them those that have just been recovered."""
-    dataset, guessed = check_dataset(directory), guessed_dataset(directory)
-    complete = Dataset(max(dataset.version, guessed.version), dataset.columns or guessed.columns)
-    if complete != dataset:
-        write_dataset(directory, complete)
-        yield f"{directory / NAME} was completed from the episodes ({', '.join(complete.columns)})."
+    guessed = guessed_dataset(directory)  # looks into every episode, for which nobody is to wait
+    with locked(directory):
+        dataset = check_dataset(directory)
+        complete = Dataset(max(dataset.version, guessed.version), dataset.columns or guessed.columns)
+        if complete != dataset:
+            write_dataset(directory, complete)
+            yield f"{directory / NAME} was completed from the episodes ({', '.join(complete.columns)})."
 
 
 def _leftovers(directory: Path) -> Iterator[str]:
@@ -91,17 +93,37 @@ def _leftovers(directory: Path) -> Iterator[str]:
 
 
 def _episode(directory: Path, path: Path) -> Iterator[str]:
+    # Reading it takes long and needs no lock, for which a recorder would wait: finished files do not change.
+    before, wrong, name = _state(path), "", path.name
     try:
-        header = check_episode(path)
-    except RoboprefError as error:
-        kept = _aside(directory, path)
-        yield f"{error} It is kept as {kept}; {_salvage(kept)}."
+        name = f"{check_episode(path).info.episode_id}{EPISODE}"
+    except UnreadableEpisode as error:
+        if _state(path) is not None:
+            yield f"{error} It is left where it is."
         return
-    name = f"{header.info.episode_id}{EPISODE}"
-    if path.name != name and not (path.parent / name).exists():
-        path.rename(path.parent / name)
-        sync_directory(path.parent)
-        yield f"{path} is {name} again."
+    except RoboprefError as error:
+        wrong = str(error)
+    if not wrong and name == path.name:
+        return
+    with locked(directory):
+        if _state(path) != before:  # somebody has put another one in its place, or moved it, meanwhile
+            return
+        if wrong:
+            kept = _aside(directory, path)
+            yield f"{wrong} It is kept as {kept}; {_salvage(kept)}."
+        elif not (path.parent / name).exists():
+            path.rename(path.parent / name)
+            sync_directory(path.parent)
+            yield f"{path} is {name} again."
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    """Equal as long as nobody has touched a file; None when there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _aside(directory: Path, path: Path) -> Path:

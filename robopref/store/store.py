@@ -10,6 +10,7 @@ Ids sort by recording time. Any number of processes may read and write at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -242,12 +243,22 @@ class EpisodeStore:
         """Turn every journal whose writer is dead into a finished episode."""
         if not any((self.path / "journal").glob("*.journal")):
             return
-        if not os.access(self.path / "journal", os.W_OK):
-            _log.warning("%s holds unfinished recordings that cannot be recovered: it is read-only.", self.path)
-            return
-        with locked(self.path):
+        with contextlib.ExitStack() as stack:
+            writable = os.access(self.path / "journal", os.W_OK)
+            try:
+                if writable:
+                    stack.enter_context(locked(self.path))
+            except PermissionError:  # the directory is everyone's, its lock is one user's
+                writable = False
+            if not writable:
+                _log.warning("%s holds unfinished recordings that cannot be recovered: it is read-only.", self.path)
+                return
             for path in sorted((self.path / "journal").glob("*.journal")):
-                lock = open_abandoned(path)
+                try:
+                    lock = open_abandoned(path)
+                except PermissionError:
+                    _log.warning("%s is another user's: if its recorder is gone, only they can recover it.", path)
+                    continue
                 if lock is None:
                     continue
                 try:

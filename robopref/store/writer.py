@@ -99,8 +99,8 @@ class EpisodeWriter:
         When it failed for want of room it may be called again; the first call's outcome stands.
 
         Raises:
-            RoboprefError: the episode has no steps (it is dropped), the final observation does not fit, or the disk
-                is full (what was recorded stays safe in the journal).
+            RoboprefError: the episode has no steps (it is dropped), the final observation does not fit, the disk is
+                full (what was recorded stays safe in the journal), or has lost some of the journal (it is kept).
         """
         return self._end("episodes", outcome, final_observation)
 
@@ -134,7 +134,13 @@ class EpisodeWriter:
         path = self._directory / self._folder / f"{self._info.episode_id}.safetensors"
         try:
             with mapped(self._journal.path) as data:
-                write_episode(path, data, read_journal(data))
+                content = read_journal(data)
+                if content.damaged or len(content.steps) < self.steps:
+                    raise RoboprefError(
+                        f"{self._journal.path} is not what was written to it: {len(content.steps)} of {self.steps} "
+                        "steps are whole. It is kept; the next command that opens the directory recovers those."
+                    )
+                write_episode(path, data, content)
             self._journal.path.unlink()
         except OSError as error:
             raise write_error(error, path, self._safe()) from error

@@ -4,7 +4,7 @@ Formulas and source are in ``robopref.objectives.habc``. The outcome of an episo
 after the last human one only, all of them where nobody took over: a human's rescue is not the policy's success, and
 what led to it has no label. What the source leaves open: V_e is fitted to those of them that end in success and to
 demonstrations, as -(steps left) in units of the task's longest episode; both heads share one network; the observation
-after the last step is fitted to as well.
+after the last driven step is fitted to as well.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ def efficiency_targets(episode: Episode) -> NDArray[np.float64]:
     return np.where(demonstrated | (outcome_labels(episode) == 1), -left, np.nan)
 
 
+def last_driven_steps(episodes: Sequence[Episode]) -> NDArray[np.int64]:
+    """Of each episode the last step that somebody drove, counted over all: after it the robot may have been held."""
+    starts = np.cumsum([0, *(len(e) for e in episodes)])[:-1]
+    driven = [np.flatnonzero(e.actor != Actor.HOLD) for e in episodes]
+    last = [d[-1] if len(d) else len(e) - 1 for d, e in zip(driven, episodes, strict=True)]
+    return starts + np.array(last)
+
+
 def fit_habc_heads(
     table: ObservationTable,
     outcomes: NDArray[Any],
@@ -55,7 +63,7 @@ def fit_habc_heads(
     Args:
         outcomes: of the steps [N], 1 or 0 or NaN where there is none.
         efficiency: V_e that is fitted to at the steps [N], NaN where there is none, in any unit.
-        ends: the last steps of the episodes; what was seen after them is fitted to where they are: with their outcome,
+        ends: the last driven steps of the episodes; what was seen after them is fitted to where they are: with their outcome,
             and with V_e = 0.
 
     Raises:
@@ -107,7 +115,7 @@ def habc_credit(
         table,
         np.where(drawn, outcomes, np.nan),
         np.where(drawn, left / unit, np.nan),
-        np.cumsum([len(e) for e in episodes]) - 1,
+        last_driven_steps(episodes),
         settings,
         seed,
         progress,

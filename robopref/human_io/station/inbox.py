@@ -81,11 +81,12 @@ class Inbox:
             self._reset(epoch, detail)
 
     def lose(self, detail: str) -> None:
-        """The page is gone: nothing is held any more. Buttons that it clicked before still count."""
+        """The page is gone: nothing is held any more. What it clicked and pressed before is in the next reading."""
         with self._lock:
-            clicks = tuple(self._clicks)
+            clicks, taps, button_taps = tuple(self._clicks), self._taps, self._button_taps
             self._reset(_NO_EPOCH, detail)  # what is still under way means nothing any more
             self._clicks.extend(clicks)
+            self._taps, self._button_taps = taps, button_taps
 
     def state(self, message: State, now_ns: int) -> bool:
         """The page's devices -> whether the message counted."""
@@ -97,8 +98,9 @@ class Inbox:
                 # Nothing that is held counts any longer, nor is this a sign of life; what it says is not obeyed.
                 self._newest = DeviceReading(received_ns=old.received_ns)
                 return False
-            self._taps |= message.keys - old.keys
-            self._button_taps |= message.buttons - old.buttons
+            if not self._lost:  # the reading that tells the loss has what came before it only
+                self._taps |= message.keys - old.keys
+                self._button_taps |= message.buttons - old.buttons
             self._away = message.away or self._away
             self._newest = DeviceReading(
                 keys=message.keys, axes=message.axes, buttons=message.buttons, received_ns=now_ns, away=message.away
@@ -127,7 +129,7 @@ class Inbox:
         with self._lock:
             reading = self._newest
             if self._lost:
-                reading = replace(reading, keys=frozenset(), axes=(), buttons=frozenset(), connected=False)
+                reading = replace(reading, keys=self._taps, axes=(), buttons=self._button_taps, connected=False)
                 reading = replace(reading, detail=self._detail)
             else:
                 reading = replace(reading, keys=reading.keys | self._taps, buttons=reading.buttons | self._button_taps)

@@ -23,7 +23,7 @@ from robopref.store.formats import lerobot_layout as layout
 from robopref.store.formats.base import Conversion, ConversionOptions
 from robopref.store.formats.lerobot_layout import Feature, file_path
 from robopref.store.formats.lerobot_metadata import EPISODE_ID, EPISODE_INFO, OUTCOME, Metadata
-from robopref.store.formats.lerobot_rate import frame_rate
+from robopref.store.formats.lerobot_rate import frame_rate, require_rate
 from robopref.store.formats.lerobot_statistics import ImageStats, Stats, vector_stats
 from robopref.store.formats.lerobot_tables import (
     PARQUET_OPTIONS,
@@ -83,6 +83,10 @@ def _target(
         metadata.check_fits({name: _with_video_info(feature, metadata.fps) for name, feature in features.items()})
         if options.fps is not None and options.fps != metadata.fps:
             raise RoboprefError(f"{path} has {metadata.fps} steps per second, not {options.fps:g}.")
+        known = set(metadata.episode_ids)
+        new = [episode_id for episode_id in ids if episode_id not in known]
+        if new and options.fps is None:
+            require_rate(store, new, path, metadata.fps)
         metadata.remove_unfinished()
         return metadata, ()
     fps, how = frame_rate(store, ids, options.fps)

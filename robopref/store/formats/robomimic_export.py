@@ -77,7 +77,9 @@ def _write(
             known = set()
             file.create_group("data").attrs["env_args"] = _env_args(store, ids)
         data = file["data"]
-        count = len(data)
+        # After the highest, not the number of them: some may have been removed.
+        numbers = [number for name in data if (number := layout.demo_number(name)) < layout.UNNUMBERED]
+        first = max(numbers, default=-1) + 1
         for done, episode_id in enumerate(ids):
             options.progress(done, len(ids))
             if episode_id in known:
@@ -86,7 +88,7 @@ def _write(
             episode = store.read(episode_id)
             try:
                 check_schema(steps_schema(episode_columns(episode)), schema, str(path))
-                _write_demo(data.create_group(f"demo_{count + written}"), episode)
+                _write_demo(data.create_group(f"demo_{first + written}"), episode)
             except RoboprefError as error:
                 raise RoboprefError(f"the episode {episode_id} could not be exported: {error}") from error
             steps, written, repeated = steps + len(episode), written + 1, repeated + (not episode.final_observation)

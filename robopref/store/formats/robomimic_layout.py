@@ -17,6 +17,7 @@ INFO, KEYS = "info", "keys"
 FINAL = "final_observation"
 COLUMNS = tuple(name for name in STEP_COLUMNS if name not in ("terminated", "truncated", "success"))
 FLAGS = ("terminated", "truncated", "success")
+UNNUMBERED = 1 << 62
 GYM = 2  # robomimic's number for environments of Gym
 
 
@@ -37,4 +38,4 @@ def robomimic_names(keys: Mapping[str, Any]) -> dict[str, str]:
 def demo_number(name: str) -> int:
     """The number behind ``demo_``; demonstrations of other names come last."""
     number = name.rpartition("_")[2]
-    return int(number) if number.isdigit() else 1 << 62
+    return int(number) if number.isdigit() else UNNUMBERED

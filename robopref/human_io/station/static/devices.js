@@ -1,6 +1,7 @@
 // Keyboard and gamepad: what is held down now. Whenever in doubt, nothing is.
 
 const RESTING = Object.freeze({ keys: [], axes: [], buttons: [], device: "", away: "" });
+const DIALOG = "a dialog is open";
 const UNPLUGGED_MS = 300; // for which a pad that was pulled out counts as an absence
 const STANDARD_TRIGGERS = [6, 7]; // analog buttons of a standard gamepad; they follow its four stick axes as axes
 const MAX_AXES = 32;
@@ -18,11 +19,16 @@ function belongsToElement(event) {
 export class Keyboard {
   #held = new Set();
   #isMapped;
+  #isStop;
   #changed;
 
-  /** `isMapped(code)` says whether a key means something, `changed()` is called whenever what is held changes. */
-  constructor(isMapped, changed) {
+  /**
+   * `isMapped(code)` says whether a key means something, and `isStop(code)` whether that is Stop; `changed()` is called
+   * whenever what is held changes.
+   */
+  constructor(isMapped, isStop, changed) {
     this.#isMapped = isMapped;
+    this.#isStop = isStop;
     this.#changed = changed;
     window.addEventListener("keydown", (event) => this.#down(event));
     window.addEventListener("keyup", (event) => this.#up(event));
@@ -39,7 +45,9 @@ export class Keyboard {
   }
 
   #down(event) {
-    if (event.isComposing || belongsToElement(event) || document.querySelector("dialog[open]")) return;
+    if (event.isComposing || belongsToElement(event)) return;
+    // A dialog lets Stop through; but Escape, which may mean it, closes the dialog first.
+    if (document.querySelector("dialog[open]") && (event.code === "Escape" || !this.#isStop(event.code))) return;
     if (!this.#isMapped(event.code) || this.#isShortcut(event)) return;
     event.preventDefault(); // arrows would scroll the picture away
     if (event.repeat || this.#held.has(event.code)) return;
@@ -144,6 +152,8 @@ function nameOf(pad) {
 export class Hands {
   #keyboard;
   #gamepads = new Gamepads();
+  #padsInDialog = new Gamepads(); // which are heard for Stop alone
+  #isStop;
   #extraKeys = new Set(); // keys that stand for buttons held on the screen
   #changed;
   #last = JSON.stringify(RESTING);
@@ -153,9 +163,11 @@ export class Hands {
   #unplugged = false;
   away = document.hasFocus() ? "" : "this window is not in front";
 
-  constructor(isMapped, changed) {
+  /** `isStop(input)` says whether a key, or a button as `button:8`, means Stop; see `Keyboard` for the others. */
+  constructor(isMapped, isStop, changed) {
+    this.#isStop = isStop;
     this.#changed = changed;
-    this.#keyboard = new Keyboard(isMapped, (event) => this.#maybe(event));
+    this.#keyboard = new Keyboard(isMapped, isStop, (event) => this.#maybe(event));
     const leave = (why) => () => this.#leave(why);
     window.addEventListener("blur", leave("this window is not in front"));
     window.addEventListener("pagehide", leave("this page was left"));
@@ -173,12 +185,14 @@ export class Hands {
     requestAnimationFrame(poll);
   }
 
-  /** What is held now. */
+  /** What is held now; while a dialog is open, what of it means Stop. */
   state() {
     const away = this.#whyAway();
+    // What is pressed as a new input, or was held before the dialog opened, is no Stop until it is pressed anew.
+    if (away !== DIALOG || document.querySelector("dialog[open] .waiting")) this.#padsInDialog.forget();
     if (away) {
       this.#gamepads.forget();
-      return { ...RESTING, away };
+      return { ...RESTING, ...(away === DIALOG ? this.#stopsInDialog() : {}), away };
     }
     const pad = this.#gamepads.readAnew();
     return { ...RESTING, ...pad, keys: [...new Set([...this.#keyboard.held, ...this.#extraKeys])] };
@@ -213,6 +227,14 @@ export class Hands {
     this.#maybe();
   }
 
+  #stopsInDialog() {
+    const buttons = this.#padsInDialog.readAnew()?.buttons ?? [];
+    return {
+      keys: this.#keyboard.held.filter((key) => this.#isStop(key)),
+      buttons: buttons.filter((button) => this.#isStop(`button:${button}`)),
+    };
+  }
+
   #leave(why) {
     this.away = why;
     this.release();
@@ -231,7 +253,7 @@ export class Hands {
   #whyAway() {
     if (this.away) return this.away;
     if (document.hidden) return "this tab is hidden";
-    if (document.querySelector("dialog[open]")) return "a dialog is open";
+    if (document.querySelector("dialog[open]")) return DIALOG;
     return this.#unplugged ? "the gamepad was unplugged" : "";
   }
 

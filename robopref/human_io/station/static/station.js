@@ -34,7 +34,11 @@ class Station {
   #over = false;
 
   constructor() {
-    this.#hands = new Hands((code) => this.#mapped?.has(code) ?? mayDrive(code), (state) => this.#handle(state));
+    this.#hands = new Hands(
+      (code) => this.#mapped?.has(code) ?? mayDrive(code),
+      (input) => this.#stops.has(input),
+      (state) => this.#handle(state),
+    );
     this.#remap = new RemapDialog((message) => this.#line?.send(message) ?? false);
     this.#wireButtons();
   }
@@ -304,6 +308,7 @@ class Station {
       this.#remap.open();
       this.#hands.release();
     });
+    byId("remap-stop").addEventListener("click", () => this.#click("stop"));
     byId("invite").addEventListener("click", () => this.#line.send({ type: "invite" }));
     byId("release").addEventListener("click", () => this.#line.send({ type: "release" }));
   }
