@@ -63,8 +63,8 @@ def fit_habc_heads(
     Args:
         outcomes: of the steps [N], 1 or 0 or NaN where there is none.
         efficiency: V_e that is fitted to at the steps [N], NaN where there is none, in any unit.
-        ends: the last driven steps of the episodes; what was seen after them is fitted to where they are: with their outcome,
-            and with V_e = 0.
+        ends: the last driven steps of the episodes; what was seen after them is fitted to where they are: with their
+            outcome, and with V_e = 0.
 
     Raises:
         RoboprefError: no step is fitted to.
