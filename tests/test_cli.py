@@ -154,7 +154,7 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(loop, tmp_path):
 def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
     command = [
         sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(tmp_path / "d"), "--task", TASK,
-        "--episodes", "60", "--no-image", "--workers", "2",
+        "--episodes", "24", "--no-image", "--workers", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     episodes = tmp_path / "d" / "episodes"
@@ -167,12 +167,12 @@ def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
     assert b"Traceback" not in output
     store = EpisodeStore.open(tmp_path / "d")
     had = len(store)
-    assert 3 <= had < 60
+    assert 3 <= had < 24
     assert store.verify() == []
     finished = subprocess.run([*command, "--resume"], capture_output=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr.decode()
     seeds = [EpisodeStore.open(tmp_path / "d").info(i).seed for i in EpisodeStore.open(tmp_path / "d").episode_ids()]
-    assert sorted(seeds) == episode_seeds("demos", 0, 60)
+    assert sorted(seeds) == episode_seeds("demos", 0, 24)
 
 
 @pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGHUP], ids=lambda wish: wish.name)
