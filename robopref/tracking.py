@@ -176,11 +176,23 @@ class Tracker:
     def _with_wandb(self, what: str, action: Callable[[], None]) -> None:
         """Do something with W&B; when it cannot, warn once and go on without it."""
         import wandb
-        from wandb.sdk.mailbox import MailboxClosedError
+        from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+        from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+        from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
+        from wandb.sdk.mailbox.mailbox_handle import ServerResponseError
+
+        # Those of its service derive from none that W&B makes public.
+        of_the_service = (
+            HandleAbandonedError,
+            MailboxClosedError,
+            ServerResponseError,
+            WandbApiFailedError,
+            WandbServiceConnectionError,
+        )
 
         try:
             action()
-        except (wandb.Error, MailboxClosedError, OSError, TimeoutError) as error:
+        except (wandb.Error, *of_the_service, OSError, TimeoutError) as error:
             self._run = None
             warnings.warn(
                 f"W&B could not {what} ({type(error).__name__}: {error}); going on without it, the numbers are in "

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from robopref.cli.collect import Collect, run_collect
+from robopref.cli.episodes import image_size_of, recorded_image_size
 from robopref.cli.evaluate import Evaluate, run_evaluate
 from robopref.cli.refine import Refine, run_refine
 from robopref.cli.train import Train, run_train
 from robopref.errors import RoboprefError
 from robopref.objectives.recap import POSITIVE
+from robopref.policies.fast_tokenizer import FastTokenizer
 from robopref.policies.registry import load_policy, policy_id
 from robopref.policies.vla.options import LoraOptions, VLAOptions
 from robopref.store.store import EpisodeStore
@@ -116,6 +118,53 @@ def test_chunks_are_learned_and_refined(work, tokens):
     assert policy.act({"image": np.zeros((1, 16, 16, 3), np.uint8)}, ["reach the goal"]).shape == (1, 4)
 
 
+@pytest.mark.parametrize("tokens", ["binned", "fast"])
+def test_chunks_are_learned_with_chosen_statistics(work, tokens):
+    statistics = {"wide": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
+    (work / "openvla" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    chosen = VLAOptions(norm_key="wide")
+    run = f"chosen-{tokens}"
+    assert train(work, run, vla=chosen, chunk=4, tokens=tokens, fast_vocabulary=200, steps=1)
+    policy = load_policy(work / run, device="cpu")
+    assert policy.norm_stats.q99.tolist() == [1] * 4
+    assert policy.tokenizer.horizon == 4
+    if tokens == "fast":  # these statistics leave the actions as they are
+        actions = np.stack([e.action for e in demonstrations(2, length=20)])
+        held = np.minimum(np.arange(20)[:, None] + np.arange(4), 19)  # at the end of an episode the last one
+        fitted = FastTokenizer.fit(actions[:, held].reshape(-1, 4, 4), vocabulary_size=200)
+        assert policy.tokenizer.model == fitted.model
+
+
+def test_chunks_are_learned_on_an_adapter_from_elsewhere(work, tmp_path):
+    shutil.copytree(work / "sft" / "policy", tmp_path / "peft", ignore=shutil.ignore_patterns("policy.json"))
+    statistics = {"wide": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
+    (tmp_path / "peft" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert train(work, "peft", vla=VLAOptions(adapter=str(tmp_path / "peft")), chunk=4, steps=1)
+    assert load_policy(work / "peft", device="cpu").tokenizer.horizon == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"chunk": 4}, "--chunk: "),
+        ({"chunk": 0}, "--chunk: "),
+        ({"tokens": "fast", "fast_vocabulary": 200, "fast_scale": 5.0}, "--tokens, --fast-vocabulary, --fast-scale: "),
+    ],
+)
+def test_an_adapter_goes_on_with_its_own_tokens_and_says_so(work, options, named):
+    said = rf"^{named}the adapter brings its own action tokens \(binned, chunks of 1\)"
+    for start in ({"policy": str(work / "sft")}, {"vla": VLAOptions(adapter=str(work / "sft"))}):
+        with pytest.raises(RoboprefError, match=said):
+            train(work, "nothing", **start, **options)
+    assert not (work / "nothing").exists()
+
+
+def test_a_chunk_that_an_adapter_has_already_may_be_named(work):
+    assert train(work, "first", chunk=2, steps=1)
+    assert train(work, "second", policy=str(work / "first"), chunk=2, steps=1)
+    assert load_policy(work / "second", device="cpu").tokenizer.horizon == 2
+
+
 def test_refining_the_base_itself_uses_it_as_the_reference(work):
     statistics = {"ours": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
     (work / "smolvlm" / "dataset_statistics.json").write_text(json.dumps(statistics))
@@ -158,7 +207,7 @@ def test_each_objective_normalises_its_log_probabilities_its_own_way_whatever_th
     from_public = {"policy": str(work / "public"), "vla": VLAOptions()}
     assert refine(work, "ours", **from_public)
     assert over("ours") == "actions"
-    assert refine(work, "another-objective", objective="kto", variant="reference", **from_public)
+    assert refine(work, "another-objective", objective="kto", **from_public)
     assert over("another-objective") == "actions"
 
 
@@ -213,6 +262,40 @@ def test_collect_and_evaluate_take_the_same_argument(work, monkeypatch):
     assert json.loads((work / "evaluated" / "summary.json").read_text())["policy_id"] == episode.info.policy_id
 
 
+def test_tasks_are_rendered_at_the_size_that_was_learned_from(work, tmp_path, monkeypatch):
+    sizes = []
+
+    def noted(setup, *_, **__):
+        sizes.append(setup.image_size)
+        return []
+
+    for command in ("collect", "evaluate"):
+        monkeypatch.setattr(f"robopref.cli.{command}.run_episodes", noted)
+    older = shutil.copytree(work / "sft" / "policy", tmp_path / "older")
+    described = json.loads((older / "policy.json").read_text())
+    assert described["architecture"].pop("recorded_image_size") == 16
+    (older / "policy.json").write_text(json.dumps(described))
+    assert policy_id(older) == policy_id(work / "sft")
+    tower = load_policy(older, device="cpu").image_size
+    assert tower > 16
+    assert refine(work, "size-refined", objective="bc")
+    for number, (policy, asked, size) in enumerate(
+        [(work / "size-refined", None, 16), (work / "sft", 32, 32), (older, None, tower)]
+    ):
+        run_evaluate(Evaluate(str(policy), tmp_path / f"e{number}", episodes=1, image_size=asked))
+        assert sizes.pop() == size
+    run_collect(Collect(str(work / "sft"), tmp_path / "collected", episodes=1))
+    assert sizes.pop() == 16
+
+
+def test_recordings_that_are_not_square_leave_the_size_open(work):
+    policy = load_policy(work / "sft", device="cpu")
+    wide = demonstrations(1, image=True)
+    wide[0].observation["image"] = wide[0].observation["image"][:, :, :8]
+    policy.recorded_image_size = recorded_image_size(wide)
+    assert image_size_of(policy) == policy.image_size
+
+
 def test_actions_outside_the_range_are_clipped_and_counted_never_dropped(work, capsys):
     statistics = {"narrow": {"action": {"q01": [-0.6, -0.1, -0.6, -0.6], "q99": [0.6, 0.1, 0.6, 0.6]}}}
     (work / "openvla" / "dataset_statistics.json").write_text(json.dumps(statistics))
@@ -237,3 +320,10 @@ def test_actions_of_another_size_than_the_statistics_are_refused(work):
     (work / "openvla" / "dataset_statistics.json").write_text(json.dumps(statistics))
     with pytest.raises(RoboprefError, match="the policy's have 7 dimensions"):
         train(work, "nothing", vla=VLAOptions(norm_key="seven"))
+
+
+def test_refining_writes_the_size_of_the_recordings(work):
+    statistics = {"ours": {"action": {"q01": [-1] * 4, "q99": [1] * 4}}}
+    (work / "smolvlm" / "dataset_statistics.json").write_text(json.dumps(statistics))
+    assert refine(work, "from-base-size", policy=str(work / "smolvlm"), vla=VLAOptions())
+    assert image_size_of(load_policy(work / "from-base-size", device="cpu")) == 16

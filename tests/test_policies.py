@@ -251,6 +251,24 @@ def test_a_damaged_or_foreign_checkpoint_is_refused_clearly(tmp_path):
         load_policy(tmp_path / "q")
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("architecture", {"of_the_next_version": 1}), ("architecture", {"width": "wide"}),
+        ("architecture", {"width": -1}), ("architecture", {"channels": []}), ("normalization", {"q99": None}),
+        ("normalization", {"q01": [9.0] * 4}), ("tokenizer", {"kind": "of the next version"}),
+    ],
+)  # fmt: skip
+def test_a_description_that_is_damaged_or_of_another_version_is_named(tmp_path, part, change):
+    tiny_policy(("image", "proprio")).save(tmp_path / "p")
+    description = tmp_path / "p" / "policy.json"
+    fields = json.loads(description.read_text())
+    changed = {name: value for name, value in (fields[part] | change).items() if value is not None}
+    description.write_text(json.dumps(fields | {part: changed}))
+    with pytest.raises(RoboprefError, match=r"policy\.json is damaged or of another version"):
+        load_policy(tmp_path / "p")
+
+
 def test_a_factory_is_called_and_checked():
     assert isinstance(load_policy("test_policies:tiny_policy"), TokenPolicy)
     with pytest.raises(RoboprefError, match="cannot import"):

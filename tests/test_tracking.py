@@ -190,7 +190,9 @@ def test_training_goes_on_with_one_warning_when_wandb_dies(tmp_path: Path) -> No
         with Tracker(Path({str(tmp_path)!r}), name="x", config={{}}) as tracker:
             tracker.log({{"loss": 1.0}}, 1)
             (service,) = [p for p in psutil.Process().children() if "wandb-core" in p.name()]
-            service.kill()
+            helpers = service.children(recursive=True)  # would hold the pipes of this process open
+            for process in (service, *helpers):
+                process.kill()
             service.wait()
             time.sleep(0.5)
             for step in range(2, 9):
@@ -206,6 +208,25 @@ def test_training_goes_on_with_one_warning_when_wandb_dies(tmp_path: Path) -> No
     assert "metrics.jsonl" in message
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == list(range(1, 9))
     assert (tmp_path / "tables/t.csv").exists()
+
+
+def test_wandb_may_die_while_the_run_is_being_closed(tmp_path: Path) -> None:
+    script = f"""
+    import threading
+    from pathlib import Path
+    import psutil
+    from robopref.tracking import Tracker
+    with Tracker(Path({str(tmp_path)!r}), name="x", config={{}}) as tracker:
+        tracker.log({{"loss": 1.0}}, 1)
+        (service,) = [p for p in psutil.Process().children() if "wandb-core" in p.name()]
+        helpers = service.children(recursive=True)  # would hold the pipes of this process open
+        service.suspend()
+        threading.Timer(1, lambda: [process.kill() for process in (service, *helpers)]).start()
+    print("went on")
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert "went on" in done.stdout, done.stderr
+    assert "W&B could not" in done.stderr
 
 
 def test_training_goes_on_when_wandb_cannot_start(tmp_path: Path) -> None:

@@ -28,6 +28,17 @@ def bases(tmp_path_factory):
     return root
 
 
+@pytest.mark.parametrize("size", ["84", 0, True, 84.0])
+def test_a_size_of_recordings_that_is_none_is_refused(bases, tmp_path, size):
+    trained(bases / "llava", steps=0).save(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "policy.json"
+    described = json.loads(path.read_text())
+    described["architecture"]["recorded_image_size"] = size
+    path.write_text(json.dumps(described))
+    with pytest.raises(RoboprefError, match=r"recorded_image_size .*no number of pixels"):
+        load_policy(tmp_path / "adapter", device="cpu")
+
+
 def images():
     return {"image": np.random.default_rng(0).integers(0, 256, (2, IMAGE, IMAGE, 3), dtype=np.uint8)}
 

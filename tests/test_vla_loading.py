@@ -138,6 +138,17 @@ def test_missing_and_misshapen_weights_are_not_initialised_at_random(base):
     refused(base, "cannot be loaded|another shape")
 
 
+@pytest.mark.parametrize("kind", ["empty", "cut short", "git LFS pointer"])
+@pytest.mark.parametrize("family", ["llava", "openvla"])
+def test_damaged_weights_are_named_with_what_to_do(family, kind, tmp_path):
+    write(family, tmp_path / family)
+    path = next((tmp_path / family).glob("*.safetensors"))
+    content = path.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1000\n"
+    path.write_bytes({"empty": b"", "cut short": content[: len(content) // 2], "git LFS pointer": pointer}[kind])
+    refused(tmp_path / family, rf"{tmp_path / family}.* (is|are) damaged .*git LFS.*git lfs pull.*copy (it|them) again")
+
+
 def test_an_older_tokenizer_layout(base):
     (base / "tokenizer.json").rename(base / "tokenizer.model")
     refused(base, r"no tokenizer.json: there is only tokenizer.model; convert it.*save_pretrained")

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from robopref.cli.benchmark_cell import Budget, Cell, Regime, budget_json
+from robopref.cli.benchmark_cell import Budget, Cell, Regime, budget_json, check_made
 from robopref.cli.benchmark_methods import check_methods
 from robopref.cli.benchmark_processes import run_cells
 from robopref.cli.benchmark_report import report_benchmark
@@ -132,6 +132,8 @@ def run_benchmark(config: Benchmark) -> bool:
     identity = {"budget": json.dumps(budget_json(_budget(config)))}
     start_run(config.out, "benchmark", config, resume=config.resume, identity=identity, changeable=changeable)
     evaluations = [(cell, evaluation) for cell in cells for evaluation in cell.evaluations()]
+    for cell, evaluation in evaluations:  # finished ones as well, which no process looks at again
+        check_made(cell, evaluation)
     workers = config.workers or os.cpu_count() or 1
     say(f"{len(cells)} base policies, {len(evaluations)} evaluations, {workers} at once; each has a log.txt")
     started = time.monotonic()

@@ -168,7 +168,6 @@ def run_cell(cell: Cell, should_stop: Callable[[], bool] = lambda: False) -> boo
         if what in failures:
             continue
         try:
-            _check_made(cell, evaluation)
             for stage in () if cell.finished(evaluation) else (_refine, _evaluate):
                 if should_stop() or not stage(cell, evaluation):
                     return False
@@ -300,8 +299,12 @@ def _settings_of(name: str) -> dict[str, Any]:
     return {"objective": method.objective, "from_scratch": method.from_scratch, "settings": dict(method.settings)}
 
 
-def _check_made(cell: Cell, evaluation: Evaluation) -> None:
-    """See that a method's policy, where it is there, was made as the method's name says now."""
+def check_made(cell: Cell, evaluation: Evaluation) -> None:
+    """See that a method's policy, where it is there, was made as the method's name says now.
+
+    Raises:
+        RoboprefError: it was not: its results would be averaged with others under one name.
+    """
     path = cell.policy(evaluation) / _MADE
     if path.exists() and read_json(path)["method"] != _settings_of(evaluation.method):
         raise RoboprefError(

@@ -60,7 +60,7 @@ def run_cells(
             for process, cell in [entry for entry in running if not entry[0].is_alive()]:
                 running.remove((process, cell))
                 process.join()
-                if process.exitcode not in ((0, _STOPPED, -signal.SIGTERM) if told else (0, _STOPPED)):
+                if process.exitcode not in ((0, _STOPPED, -signal.SIGTERM) if told else (0,)):
                     failures.append((cell, _why(cell, process.exitcode)))
         every_second()
     finally:  # on a second Ctrl-C: what was recorded so far is safe
@@ -122,6 +122,8 @@ def _why(cell: Cell, exit_code: int | None) -> str:
     path: Path = cell.directory / _ERROR
     if path.exists():
         return path.read_text()
+    if exit_code == _STOPPED:
+        return "it alone was told to stop; the same command with --resume goes on from there"
     if exit_code is not None and exit_code < 0:
         return f"killed by {signal.Signals(-exit_code).name}"
     return f"see {cell.directory / _LOG}"

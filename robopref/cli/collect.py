@@ -35,7 +35,7 @@ class Collect:
     image: bool = True
     """Render and record camera images (a state policy does without)."""
     image_size: int | None = None
-    """Pixels a side; unset takes what the policy reads."""
+    """Pixels a side; unset takes what the policy learned from, else what it reads."""
     paraphrase: bool = True
     seed: int = 0
     workers: int = 0

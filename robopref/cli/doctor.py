@@ -142,6 +142,9 @@ def _packages() -> list[Check]:
         try:
             found = version(package)
         except PackageNotFoundError:
+            if package == "ale-py":
+                checks.append(Check(package, "note", "absent", "only Atari games need it: pip install ale-py"))
+                continue
             extra = _OPTIONAL.get(package)
             advice = f'pip install "robopref[{extra}]" if you need it' if extra else "pip install robopref"
             checks.append(Check(package, "note" if extra else "fail", "absent", advice))

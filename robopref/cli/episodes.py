@@ -19,6 +19,7 @@ from robopref.policies.vla.options import PLAIN, VLAOptions
 if TYPE_CHECKING:
     from robopref.cli.episode_environment import EpisodeRunner
     from robopref.evaluation.rollouts import EpisodeResult
+    from robopref.trajectory import Episode
 
 Role = Literal["demonstrate", "collect", "evaluate"]
 _LARGE = 1_000_000_000  # parameters
@@ -163,9 +164,21 @@ def check_task(name: str, perturbation: PerturbationOptions = ORIGINAL, *, image
 
 
 def image_size_of(policy: Any) -> int:
-    """The image size that a policy reads, where it says so; else 84 pixels."""
+    """The image size that a policy learned from, else that which it reads, where it says so; else 84 pixels.
+
+    A vision-language-action model resizes every picture to what its vision tower reads; but an enlarged small picture
+    is not what a large one shows.
+    """
+    if (recorded := getattr(policy, "recorded_image_size", None)) is not None:
+        return int(recorded)
     said = getattr(policy, "image_size", getattr(getattr(policy, "architecture", None), "image_size", 84))
     return int(said)
+
+
+def recorded_image_size(episodes: Sequence[Episode]) -> int | None:
+    """Pixels a side of the images in recordings of one kind; ``None`` where they are not square."""
+    height, width = episodes[0].observation["image"].shape[1:3]
+    return int(height) if height == width else None
 
 
 def default_workers(policy: Any = None) -> int:

@@ -35,7 +35,7 @@ class Evaluate:
     operator: ScriptedOperatorConfig = field(default_factory=ScriptedOperatorConfig)
     """Who watches; an intervention is counted where this operator would first have taken over."""
     image_size: int | None = None
-    """Pixels a side; unset takes what the policy reads."""
+    """Pixels a side; unset takes what the policy learned from, else what it reads."""
     videos: int = 0
     """Film the first so many episodes."""
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"

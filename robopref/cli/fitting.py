@@ -188,6 +188,6 @@ def fit(
                 tracker = Tracker(out, name=title, config=settings, wandb_mode=wandb, resume_step=trainer.step)
                 trainer.log = stack.enter_context(tracker).log
             finished = trainer.run()
-        if finished:
-            trainer.save_policy(out / "policy")
+            if finished:  # before the tracker is closed, which waits for W&B
+                trainer.save_policy(out / "policy")
     return finished

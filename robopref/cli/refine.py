@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from robopref.cli.console import console, say
+from robopref.cli.episodes import recorded_image_size
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.smoothing import check_smoothing, default_smoothing, sees_no_images
 from robopref.errors import RoboprefError
@@ -175,6 +176,8 @@ def run_refine(config: Refine) -> bool:
         )
     data = load_episodes([*config.demos, *config.interactions])
     check_same_kind(data.episodes, policy.observation_keys)
+    if isinstance(policy, HFVLAPolicy):
+        policy.recorded_image_size = recorded_image_size(data.episodes)
     rule = stored_rule(
         config.interactions,
         window=config.window,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from robopref.cli.console import console
+from robopref.cli.episodes import recorded_image_size
 from robopref.cli.run_directory import start_run, write_json
 from robopref.cli.smoothing import check_smoothing, default_smoothing
 from robopref.errors import RoboprefError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from robopref.cli.fitting import LoadedData
     from robopref.policies.compact import CompactPolicy
+    from robopref.policies.normalization import NormStats
     from robopref.policies.vla.policy import HFVLAPolicy
     from robopref.protocols import ChunkTokenizer
 
@@ -70,8 +72,8 @@ class Train:
     resume: bool = False
     """Go on with an interrupted run."""
     policy: str | None = None
-    """A vision-language-action model (hub id, directory, or an adapter's checkpoint to go on from) to train an adapter
-    on, instead of a compact policy."""
+    """A vision-language-action model (hub id, directory, or an adapter's checkpoint to go on from, with its statistics
+    and action tokens) to train an adapter on, instead of a compact policy."""
     vla: Annotated[VLAOptions, tyro.conf.arg(name="")] = PLAIN
     lora: Annotated[LoraOptions, tyro.conf.arg(name="")] = DEFAULT_LORA
 
@@ -80,8 +82,8 @@ def run_train(config: Train) -> bool:
     """Train; returns False when Ctrl-C stopped it (``--resume`` goes on).
 
     Raises:
-        RoboprefError: demonstrations that do not go with the policy, options of another kind of policy, or a chunk that
-            the tokens cannot be made of.
+        RoboprefError: demonstrations that do not go with the policy, options of another kind of policy, a chunk that
+            the tokens cannot be made of, or other tokens than those of the adapter that training goes on with.
     """
     from robopref.cli.fitting import clipped_values, fit, label_counts, load_episodes
     from robopref.labeling import LabelingRule
@@ -157,7 +159,9 @@ def _compact(config: Train, keys: Sequence[str], data: LoadedData, labels: Seque
     import numpy as np
 
     from robopref.policies.compact import build_compact_policy
+    from robopref.policies.normalization import NormStats
 
+    actions = np.concatenate([episode.action for episode in data.episodes])
     return build_compact_policy(
         keys,
         {
@@ -165,11 +169,11 @@ def _compact(config: Train, keys: Sequence[str], data: LoadedData, labels: Seque
             key: np.concatenate([e.observation[key][: 1 if key == "image" else None] for e in data.episodes])
             for key in keys
         },
-        np.concatenate([episode.action for episode in data.episodes]),
+        actions,
         _instructions(data),
         config.seed,
         config.width,
-        _action_tokenizer(config, data, labels),
+        _action_tokenizer(config, data, labels, NormStats.from_actions(actions)),
     )
 
 
@@ -177,27 +181,30 @@ def _adapted(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) ->
     """A vision-language-action model with the adapter to train.
 
     Its actions are normalised by the demonstrations, unless statistics were chosen or an adapter brings its own (an
-    adapter of ours is also what ``--policy`` names when it is a checkpoint).
+    adapter of ours is also what ``--policy`` names when it is a checkpoint). Its tokens are those asked for, unless an
+    adapter of ours brings its own.
     """
     import numpy as np
     import torch
 
     from robopref.policies.normalization import NormStats
-    from robopref.policies.vla.loading import is_vla, load_vla
+    from robopref.policies.vla.loading import described_actions, is_vla, load_vla
 
-    own = config.vla.norm_key is None and config.vla.adapter is None and is_vla(str(config.policy))
-    actions = np.concatenate([episode.action for episode in data.episodes])
-    stats = NormStats.from_actions(actions) if own else None
+    name = str(config.policy)
+    fresh = config.vla.norm_key is None and config.vla.adapter is None and is_vla(name)
+    brought: ChunkTokenizer | None = None
+    if fresh:
+        stats = NormStats.from_actions(np.concatenate([episode.action for episode in data.episodes]))
+    else:
+        stats, brought = described_actions(name, config.vla)
+    if brought is not None:
+        _check_tokens(config, brought)
+    tokenizer = brought or _action_tokenizer(config, data, labels, stats)
     torch.manual_seed(config.seed)
-    policy = load_vla(
-        str(config.policy),
-        config.vla,
-        norm_stats=stats,
-        tokenizer=_action_tokenizer(config, data, labels) if own else None,
-        device=config.device,
-    )
+    policy = load_vla(name, config.vla, norm_stats=stats, tokenizer=tokenizer, device=config.device)
     policy.add_adapter(config.lora)
     policy.normalize_over = "actions"
+    policy.recorded_image_size = recorded_image_size(data.episodes)
     policy.tasks.update(_instructions(data))
     return policy
 
@@ -207,25 +214,46 @@ def _instructions(data: LoadedData) -> dict[str, str]:
     return {episode.info.task: episode.info.instruction for episode in reversed(data.episodes)}
 
 
-def _action_tokenizer(config: Train, data: LoadedData, labels: Sequence[NDArray[Any]]) -> ChunkTokenizer:
-    """As asked for; FAST is fitted to the chunks that will be learned, normalised as the policy normalises them."""
+def _check_tokens(config: Train, own: ChunkTokenizer) -> None:
+    """See that no other action tokens are asked for than those that an adapter brings.
+
+    Raises:
+        RoboprefError: there are.
+    """
+    same = {
+        "chunk": own.horizon,
+        "tokens": "fast" if own.variable_length else "binned",
+        "fast_vocabulary": None,  # what it was fitted with is not known
+        "fast_scale": getattr(own, "scale", None),
+    }
+    defaults = {field.name: field.default for field in fields(Train)}
+    others = [name for name in same if getattr(config, name) not in (defaults[name], same[name])]
+    if others:
+        raise RoboprefError(
+            f"{', '.join('--' + name.replace('_', '-') for name in others)}: the adapter brings its own action tokens "
+            f"({same['tokens']}, chunks of {own.horizon}), which training goes on with: leave the settings of new ones "
+            f"out, or train a new adapter on the base."
+        )
+
+
+def _action_tokenizer(
+    config: Train, data: LoadedData, labels: Sequence[NDArray[Any]], stats: NormStats
+) -> ChunkTokenizer:
+    """As asked for; FAST is fitted to the chunks that will be learned, normalised by ``stats`` as the policy will."""
     import numpy as np
 
     from robopref.policies.chunked_tokenizer import ChunkedActionTokenizer
     from robopref.policies.fast_tokenizer import FastTokenizer
-    from robopref.policies.normalization import NormStats
     from robopref.policies.tokenizer import ActionTokenizer
     from robopref.training.chunks import chunk_lengths, chunk_steps
 
     if config.chunk < 1:
         raise RoboprefError(f"a chunk has at least one action, got --chunk {config.chunk}.")
-    actions = np.concatenate([episode.action for episode in data.episodes])
     if config.tokens == "binned":
-        return ActionTokenizer() if config.chunk == 1 else ChunkedActionTokenizer(config.chunk, actions.shape[1])
+        return ActionTokenizer() if config.chunk == 1 else ChunkedActionTokenizer(config.chunk, len(stats))
     if config.chunk == 1:
         raise RoboprefError("fast tokens compress actions over time: give --chunk, say 8.")
     lengths = chunk_lengths(data.episodes, np.concatenate(labels), config.chunk)
-    chunks = NormStats.from_actions(actions).normalize(actions)[
-        chunk_steps(np.arange(len(actions)), lengths, config.chunk)
-    ]
+    actions = stats.normalize(np.concatenate([episode.action for episode in data.episodes]))
+    chunks = actions[chunk_steps(np.arange(len(actions)), lengths, config.chunk)]
     return FastTokenizer.fit(chunks, vocabulary_size=config.fast_vocabulary, scale=config.fast_scale)

@@ -183,18 +183,26 @@ class CompactPolicy(ActsInChunks, nn.Module):
         """Read a checkpoint that ``save`` wrote; executes no code from it.
 
         Raises:
-            RoboprefError: the directory is no such checkpoint, or its tensors do not fit.
+            RoboprefError: the directory is no such checkpoint, its description is damaged or of another version, or
+                its tensors do not fit.
         """
         description, tensors = read_checkpoint(Path(directory))
         if description.kind != KIND:
             raise RoboprefError(f"{directory} holds a policy of kind {description.kind!r}, not {KIND!r}.")
-        policy = cls(
-            CompactArchitecture(**description.architecture),
-            NormStats.from_json(description.normalization),
-            tokenizer_from_json(description.tokenizer),
-            description.tasks,
-            instruction_suffix=description.instruction_suffix,
-        )
+        try:
+            policy = cls(
+                CompactArchitecture(**description.architecture),
+                NormStats.from_json(description.normalization),
+                tokenizer_from_json(description.tokenizer),
+                description.tasks,
+                instruction_suffix=description.instruction_suffix,
+            )
+        except Exception as error:  # other things than ours in the file may fail anywhere in building the network
+            reason = error if isinstance(error, RoboprefError) else repr(error)
+            raise RoboprefError(
+                f"{Path(directory) / 'policy.json'} is damaged or of another version ({reason}): copy the checkpoint "
+                f"again, or use the robopref that wrote it."
+            ) from error
         try:
             policy.network.load_state_dict(tensors)
         except RuntimeError as error:

@@ -123,6 +123,8 @@ def load_backbone(files: BaseFiles, dtype: torch.dtype = torch.float32) -> Backb
 
 def _load_huggingface(directory: Path, family: str, dtype: torch.dtype) -> Backbone:
     transformers = require("transformers")
+    from safetensors import SafetensorError
+
     from robopref.policies.vla.huggingface import FAMILIES
     from robopref.policies.vla.image_settings import ImageSettings
     from robopref.policies.vla.text import TextTokenizer
@@ -146,6 +148,11 @@ def _load_huggingface(directory: Path, family: str, dtype: torch.dtype) -> Backb
     try:
         with _without_progress_bars(transformers):
             model, report = classes[family].from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    except SafetensorError as error:
+        raise RoboprefError(
+            f"the .safetensors weights in {directory} are damaged ({error}): a copy that was cut short, or a pointer "
+            f"of git LFS in its place. Run `git lfs pull` there, or copy them again."
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise RoboprefError(f"{directory} cannot be loaded as a {family} model ({error}).") from error
     # The library initialises what is missing at random and goes on, which would pass for a trained model.

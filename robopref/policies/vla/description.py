@@ -25,11 +25,16 @@ class BaseModel:
 
 @dataclass(frozen=True)
 class VLADescription:
-    """What ``policy.json`` says of the model, under ``architecture``."""
+    """What ``policy.json`` says of the model, under ``architecture``.
+
+    ``recorded_image_size`` is the size of the pictures that the adapter learned from, in pixels a side, before they
+    were resized; ``None`` where they were not square, or where an older version wrote the description.
+    """
 
     base: BaseModel
     family: str
     normalize_over: Normalization
+    recorded_image_size: int | None = None
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> VLADescription:
@@ -48,7 +53,13 @@ class VLADescription:
                 f"the description of the vision-language-action policy has normalize_over {over!r}; known are "
                 f"{', '.join(get_args(Normalization))}."
             )
-        return cls(base, family, over)
+        size = fields.get("recorded_image_size")
+        if size is not None and (type(size) is not int or size < 1):
+            raise RoboprefError(
+                f"the description of the vision-language-action policy has recorded_image_size {size!r}, which is no "
+                f"number of pixels."
+            )
+        return cls(base, family, over, size)
 
 
 def write_vla_checkpoint(

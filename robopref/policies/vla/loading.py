@@ -51,6 +51,18 @@ def is_vla(name: str | Path) -> bool:
     return looks_like_hub_id(name) or is_model_directory(Path(name))
 
 
+def described_actions(name: str | Path, options: VLAOptions = PLAIN) -> tuple[NormStats, ChunkTokenizer | None]:
+    """The action statistics that ``load_vla`` would take, and an adapter's own tokenizer, before weights are read.
+
+    The tokenizer is ``None`` where no adapter of ours brings one.
+
+    Raises:
+        RoboprefError: no such model, adapter or statistics, or a description that is damaged.
+    """
+    names = _resolve(name, options)
+    return _statistics(names, options, _find_base(names)), _own_tokenizer(names)
+
+
 def load_vla(
     name: str | Path,
     options: VLAOptions = PLAIN,
@@ -87,8 +99,8 @@ def load_vla(
             f"--adapter."
         )
     stats = norm_stats or _statistics(names, options, files)
-    if tokenizer is None and description is not None:
-        tokenizer = _described(names, "tokenizer", lambda found: tokenizer_from_json(found.tokenizer))
+    if tokenizer is None:
+        tokenizer = _own_tokenizer(names)
     on_gpu = device != "cpu" and torch.cuda.is_available()
     dtype = _dtype(options, on_gpu)
     backbone = load_backbone(files, dtype)
@@ -107,6 +119,7 @@ def load_vla(
         tasks=None if description is None else description.tasks,
         normalize_over="actions" if described is None else described.normalize_over,
         instruction_suffix="" if description is None else description.instruction_suffix,
+        recorded_image_size=None if described is None else described.recorded_image_size,
     )
     return policy.to("cuda" if on_gpu else "cpu").eval()
 
@@ -180,6 +193,12 @@ def _described(names: _Names, field: str, read: Callable[[PolicyDescription], _T
         return read(names.description)
     except (KeyError, TypeError, ValueError) as error:
         raise RoboprefError(f"{names.adapter / _OURS} is damaged: {field} cannot be read ({error!r}).") from error
+
+
+def _own_tokenizer(names: _Names) -> ChunkTokenizer | None:
+    if names.description is None:
+        return None
+    return _described(names, "tokenizer", lambda found: tokenizer_from_json(found.tokenizer))
 
 
 def _statistics(names: _Names, options: VLAOptions, files: BaseFiles) -> NormStats:

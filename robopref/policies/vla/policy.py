@@ -37,6 +37,8 @@ class HFVLAPolicy(ActsInChunks, nn.Module):
         normalize_over: what the log-probabilities sum to one over: the action bins, which is what ``act`` chooses from,
             or the whole vocabulary with the stop token in the last column, as the public trainers have it.
         instruction_suffix: text that is read behind every instruction.
+        recorded_image_size: pixels a side of the pictures that it learned from, before they were resized; where it is
+            known, tasks are rendered at that size for it.
 
     Raises:
         RoboprefError: the vocabulary is too small for the tokens, the tokenizer is of actions of another size, or
@@ -56,6 +58,7 @@ class HFVLAPolicy(ActsInChunks, nn.Module):
         execute_steps: int | None = None,
         normalize_over: Normalization = "actions",
         instruction_suffix: str = "",
+        recorded_image_size: int | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -65,6 +68,7 @@ class HFVLAPolicy(ActsInChunks, nn.Module):
         self.tasks = dict(tasks or {})
         self.normalize_over = normalize_over
         self.instruction_suffix = instruction_suffix
+        self.recorded_image_size = recorded_image_size
         check_vocabulary(backbone, self.tokenizer.bins)
         self._plan_to_execute(execute_steps)
         self.action_tokens = self.tokenizer.action_tokens(len(norm_stats))
@@ -235,7 +239,7 @@ class HFVLAPolicy(ActsInChunks, nn.Module):
             raise RoboprefError("the policy has no adapter, so there is nothing to save: its base has not changed.")
         write_vla_checkpoint(
             Path(directory),
-            VLADescription(self.base, self.backbone.family, self.normalize_over),
+            VLADescription(self.base, self.backbone.family, self.normalize_over, self.recorded_image_size),
             self.norm_stats.to_json(),
             self.tokenizer.to_json(),
             self.tasks,

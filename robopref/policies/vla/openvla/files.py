@@ -80,7 +80,10 @@ def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                     )
                 yield name, tensors.get_tensor(name)
     except SafetensorError as error:
-        raise RoboprefError(f"{path} is damaged ({error}).") from error
+        raise RoboprefError(
+            f"{path} is damaged ({error}): a copy that was cut short, or a pointer of git LFS in its place. Run `git "
+            f"lfs pull` there, or copy it again."
+        ) from error
 
 
 def write_directory(
