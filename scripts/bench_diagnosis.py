@@ -48,6 +48,7 @@ def gradients_of(n_states: int, device: str | None = None) -> NDArray[Any]:
     torch.manual_seed(0)
     network = QNetwork(QArchitecture(6, hidden=512, dueling=False)).eval()
     states = np.random.default_rng(0).integers(0, 256, (n_states, *SHAPE), dtype=np.uint8)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return state_gradients(network, states, device=device)
 
 

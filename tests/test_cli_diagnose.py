@@ -1,22 +1,32 @@
 """``robopref diagnose`` from the command line, on real games and small networks."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
+from dataclasses import replace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
+from made_diagnoses import make_comparison, make_diagnosis
 
 from robopref.cli.diagnose import parse_bytes
+from robopref.cli.diagnose_compare import print_comparison
+from robopref.cli.diagnose_print import print_diagnosis
 from robopref.cli.main import main
+from robopref.cli.task_source import TaskSource
 from robopref.diagnosis import load_comparison, load_diagnosis, state_gradients
 from robopref.diagnosis.collection import load_traces
 from robopref.envs.registry import make_task
 from robopref.errors import RoboprefError
+from robopref.evaluation.statistics import Estimate
 from robopref.policies.compact import CompactPolicy
 from robopref.policies.compact_network import CompactArchitecture
 from robopref.policies.normalization import NormStats
@@ -246,9 +256,143 @@ def test_every_dimension_of_a_token_policy_is_a_decision(token_policy, tmp_path)
         np.testing.assert_allclose(policy.norm_stats.unnormalize(policy.tokenizer.decode(tokens)), acted, atol=1e-6)
         np.testing.assert_array_equal(trace.actions, tokens[:, dimension - 1] - 1)
     assert not (out / "dimension-2").exists()
+    assert not (out / "episodes").exists()  # what both dimensions were to be measured on is no result
     first, third = (load_traces(out / f"dimension-{d}" / "sets" / "clean_episodes.npz")[0] for d in (1, 3))
     np.testing.assert_array_equal(first.frames, third.frames)  # the same episodes
     assert not np.array_equal(first.q_values, third.q_values)
+
+
+class Lingering(gymnasium.Env):
+    """A user's task that succeeds at its third step and says so from then on, but goes on to its seventh."""
+
+    task_name, instruction, paraphrases = "linger", "stay a while", ()
+    observation_space = spaces.Dict({"image": spaces.Box(0, 255, (24, 24, 3), np.uint8)})
+    action_space = spaces.Box(-1, 1, (2,), np.float32)
+    begun = 0  # episodes, of all instances
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        Lingering.begun += 1
+        self._steps = 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self._steps += 1
+        return self._seen(), 0.0, False, self._steps == 7, {"success": self._steps >= 3}
+
+    def _seen(self):
+        return {"image": self.np_random.integers(0, 256, (24, 24, 3), np.uint8)}
+
+    def make_expert(self):
+        raise RoboprefError("there is none.")
+
+    def progress(self, observation):
+        return 0.0
+
+
+LINGERING = "test_cli_diagnose:Lingering"
+
+
+def image_policy(bins=16):
+    torch.manual_seed(0)
+    architecture = CompactArchitecture(
+        inputs=("image",), width=16, channels=(8, 8), image_size=24, bins=bins, action_size=2
+    )
+    return CompactPolicy(architecture, NormStats(q01=[-1] * 2, q99=[1] * 2, mask=[True] * 2)).eval()
+
+
+def test_an_episode_ends_at_its_success_which_is_its_score():
+    policy = image_policy()
+    source = TaskSource(policy, LINGERING, 24)
+    (trace,) = source.play(TokenQPolicy(policy, 0), episodes=1, seed=0, epsilon=0.0)
+    assert (trace.score, len(trace), trace.finished) == (1.0, 3, True)
+    (cut,) = source.play(TokenQPolicy(policy, 0), episodes=1, seed=0, epsilon=0.0, max_steps=2)
+    assert (cut.score, len(cut), cut.finished) == (0.0, 2, False)
+
+
+def test_episodes_are_kept_on_disk_for_the_next_dimension_or_not_at_all(tmp_path):
+    policy = image_policy()
+
+    def played(source, dimension):
+        before = Lingering.begun
+        traces = source.play(TokenQPolicy(policy, dimension), episodes=2, seed=0, epsilon=0.3)
+        return traces, Lingering.begun - before
+
+    alone = TaskSource(policy, LINGERING, 24)
+    traces, begun = played(alone, 0)
+    frames = weakref.ref(traces[0].frames)
+    expected = [(t.frames, t.actions, t.q_values) for t in played(alone, 1)[0]]
+    del traces
+    gc.collect()
+    assert frames() is None
+    assert (begun, played(alone, 0)[1]) == (2, 2)
+
+    several = TaskSource(policy, LINGERING, 24, kept=tmp_path / "episodes")
+    assert played(several, 0)[1] == 2
+    traces, begun = played(several, 1)
+    assert begun == 0
+    for trace, (frames, actions, q_values) in zip(traces, expected, strict=True):
+        np.testing.assert_array_equal(trace.frames, frames)
+        np.testing.assert_array_equal(trace.actions, actions)
+        np.testing.assert_array_equal(trace.q_values, q_values)
+    # what an attack is played against is one dimension
+    several.play(
+        TokenQPolicy(policy, 0), episodes=1, seed=0, epsilon=0.0, attack=lambda pixels, context: pixels.clone()
+    )
+    assert len(list((tmp_path / "episodes").iterdir())) == 1
+
+
+def test_tokens_of_one_value_are_synonyms(tmp_path):
+    """The last two bins decode to the same action, and this policy chooses among them alone."""
+    policy = image_policy(bins=256)
+    with torch.no_grad():
+        policy.network.head_bias[..., -2:] += 100
+    policy.save(tmp_path / "policy")
+    out = tmp_path / "out"
+    run(
+        "diagnose", "--policy", tmp_path / "policy", "--task", LINGERING, "--out", out, "--dimensions", 2, "--shifts",
+        "rotation", "--no-null", *TOKENS_QUICK,
+    )  # fmt: skip
+    found = load_diagnosis(out / "dimension-2")
+    assert found.subject.synonyms == ((254, 255),)
+    assert found.subject.actions[253:] == ("+0.988", "+0.996 (bin 255)", "+0.996 (bin 256)")
+    assert len(set(found.subject.actions)) == 256
+    assert found.decisions.near_ties.value == found.decisions.synonym_ties.value == 1
+    (rotation,) = found.conditions
+    assert rotation.synonym_flips == rotation.flips
+    assert "+0.996 (bin 255) = +0.996 (bin 256)" in (out / "dimension-2" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", ["cuda"]), ("cpu", [])])
+@pytest.mark.parametrize("kind", ["--model", "--policy"])
+def test_policies_go_where_they_are_told_to(model, tmp_path, monkeypatch, kind, device, expected):
+    moved = []
+
+    def enough(*arguments, **settings):
+        raise RoboprefError("enough.")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, target: moved.append(torch.device(target).type) or self)
+    monkeypatch.setattr("robopref.cli.diagnose.start_run", enough)
+    image_policy().save(tmp_path / "policy")
+    given = ("--model", model) if kind == "--model" else ("--policy", tmp_path / "policy", "--task", LINGERING)
+    run("diagnose", *given, "--out", tmp_path / "out", "--device", device, expect=2)
+    assert moved == expected
+
+
+def test_the_console_shows_no_interval_where_there_is_none(capsys):
+    """Of a single episode there is none, whatever the resampling returned."""
+    one = Estimate(0.4321, 0.4321, 0.4321, 1)
+    found, comparison = make_diagnosis(), make_comparison()
+    several = found.competence.score
+    print_diagnosis(replace(found, directions=replace(found.directions, share=one, eigengap=one)))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lambda_1 / trace 0.432 (n = 1); lambda_2 / lambda_1 0.432 (n = 1);" in printed
+    assert f"{several.value:.3g} [{several.low:.3g}, {several.high:.3g}]" in printed
+    print_comparison(replace(comparison, angle=one))
+    printed = capsys.readouterr().out
+    assert "0.432 (n = 1)" in printed
+    assert "0.432 [" not in printed
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import sys
 import time
 
 import pytest
+from ale_py.vector_env import AtariVectorEnv
 
+from robopref.cli.main import main
 from robopref.policies.q_checkpoint import load_q_network
 
 SMALL = (
@@ -24,6 +26,26 @@ def command(*args, cwd):
 def run(*args, cwd):
     argv, options = command(*args, cwd=cwd)
     return subprocess.run(argv, **options, timeout=800)
+
+
+def run_here(*args):
+    """In this process: the exit status."""
+    try:
+        main(["train-dqn", *args])
+    except SystemExit as exit_:
+        return exit_.code or 0
+    return 0
+
+
+TINY = (*SMALL, "--steps=96", "--learning-starts=64", "--batch-size=8", "--wandb=disabled", "--log-every=32")
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    """The seeds that evaluations were asked for, none of which is played."""
+    seeds = []
+    monkeypatch.setattr("robopref.dqn.evaluation.play", lambda *_, seed, **__: seeds.append(seed) or [1.0, 2.0])
+    return seeds
 
 
 @pytest.mark.slow
@@ -95,10 +117,48 @@ def test_ctrl_c_keeps_everything_and_resume_goes_on(tmp_path):
         (("--game=Pongg",), "did you mean pong?"),
         (("--game=Pong", "--train-every=12"), "multiple of num_envs"),
         (("--game=Pong", "--init=nowhere"), "no policy checkpoint"),
+        (("--game=Pong", "--save-every=0"), "--save-every must be at least 1, got 0"),
+        (("--game=Pong", "--log-every=0"), "--log-every must be at least 1, got 0"),
+        (("--game=Pong", "--evaluation-episodes=0"), "--evaluation-episodes must be at least 1, got 0"),
+        (("--game=Pong", "--learning-starts=0"), "learning_starts must be at least 32, got 0"),
+        (("--game=Pong", "--seed=2147"), "seed runs from 0 to 2099, got 2147"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_written(args, message, tmp_path):
-    result = run(*args, "--out=run", cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
+def test_mistakes_are_told_before_anything_is_written(args, message, tmp_path, capsys):
+    assert run_here(*args, f"--out={tmp_path / 'run'}") == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, capsys, evaluated):
+    arguments = ("--game=Pong", f"--out={tmp_path / 'run'}", *TINY)
+    assert run_here(*arguments) == 0
+
+    def left():
+        return {path: (path.stat().st_mtime_ns, path.read_bytes())
+                for path in (tmp_path / "run").rglob("*") if path.is_file()}  # fmt: skip
+
+    before = left()
+    assert run_here(*arguments, "--resume") == 0
+    assert "is finished already" in capsys.readouterr().out
+    assert run_here(*arguments, "--resume", "--steps=128") == 2
+    told = capsys.readouterr().err
+    assert "its replay is gone" in told
+    assert f"--init {tmp_path / 'run' / 'policy'}" in " ".join(told.split())
+    assert run_here(*arguments, "--resume", "--gamma=0.9") == 2
+    assert "other settings (gamma)" in capsys.readouterr().err
+    assert left() == before
+    assert len(evaluated) == 2  # the policy and chance, once
+
+
+def test_no_game_of_the_evaluation_is_one_of_the_training(tmp_path, monkeypatch, evaluated):
+    trained, reset = [], AtariVectorEnv.reset
+
+    def noted(self, *, seed=None, options=None):
+        trained.append(seed)
+        return reset(self, seed=seed, options=options)
+
+    monkeypatch.setattr(AtariVectorEnv, "reset", noted)
+    assert run_here("--game=Pong", f"--out={tmp_path / 'run'}", *TINY, "--seed=10") == 0
+    assert trained == [10_000_030]  # and up to as many steps later, where a run is gone on with
+    assert evaluated == [2_100_000_010] * 2

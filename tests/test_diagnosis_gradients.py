@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from robopref.diagnosis import state_gradients
-from robopref.diagnosis.gradients import iter_state_gradients
+from robopref.diagnosis.gradients import iter_state_gradients, working_copy
 from robopref.errors import RoboprefError
 
 SHAPE = (2, 6, 5)
@@ -171,5 +171,18 @@ def test_the_pieces_must_be_alike():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_gpu_agrees_with_the_cpu():
-    on_cpu = state_gradients(SmallQ(), states(), jitter=0.1, device="cpu")
-    np.testing.assert_allclose(state_gradients(SmallQ(), states(), jitter=0.1), on_cpu, rtol=1e-3, atol=1e-6)
+    on_cpu = state_gradients(SmallQ(), states(), jitter=0.1)
+    for policy, device in ((SmallQ().cuda(), None), (SmallQ(), "cuda")):
+        found = state_gradients(policy, states(), jitter=0.1, device=device)
+        np.testing.assert_allclose(found, on_cpu, rtol=1e-3, atol=1e-6)
+
+
+def test_a_policy_is_asked_where_it_is(monkeypatch):
+    """Whoever put it on the CPU of a machine with a GPU had a reason."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    policy = SmallQ()
+    copy, device = working_copy(policy)
+    assert copy is policy
+    assert device.type == "cpu"
+    assert working_copy(policy, device="meta")[1].type == "meta"
+    assert working_copy(Linear(np.zeros((2, 60))))[1].type == "cpu"

@@ -342,6 +342,22 @@ def test_streaming_comes_to_the_same(found):
         run(replace(SMALL, memory_limit=1000))
 
 
+def test_every_set_has_noise_of_its_own_but_those_that_are_paired():
+    """Without any chance the episodes of all sets are the same states, so that only the noise can differ."""
+    spec = AtariSpec("pong", frame_stack=1, max_episode_steps=12, noop_max=0)
+    source = GameSource(lambda: make_atari_vector(spec, 1, threads=1), 4)
+    plan = replace(SMALL, epsilon=0.0, jitter=0.2, episodes=1, random_episodes=1, attack_states=6, attack_episodes=0)
+    unchanged = {"shifts": {"idle": lambda frames: frames}, "attacks": {"still": lambda pixels: pixels.clone()}}
+    found = diagnose(Network(), source, None, plan, **unchanged)
+    null, idle, still = found.conditions
+    directions = [found.directions.directions[0], null.direction, idle.direction]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert np.abs(directions[one] - directions[other]).max() > 1e-4
+    # an attack is held against the same states unattacked, at the same noise, and against a null that is independent
+    assert still.below_clean.value == pytest.approx(0, abs=1e-9)
+    assert abs(still.below_null.value) > 1e-6
+
+
 def test_a_finished_set_is_not_played_again(tmp_path, found):
     source = CountingSource()
     calls = 0

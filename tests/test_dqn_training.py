@@ -122,12 +122,19 @@ def test_a_certified_run_reports_its_share():
         ({"train_every": 6}, "multiple of num_envs"),
         ({"gamma": 1.5}, "discount"),
         ({"learning_starts": 200}, "learning_starts"),
+        ({"learning_starts": 15}, "learning_starts must be at least 16, got 15"),
+        ({"seed": -1}, "seed runs from 0 to 2099, got -1"),
         ({"n_step": 0}, "n_step"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(changed, message):
     with pytest.raises(RoboprefError, match=message):
         settings(**changed)
+
+
+def test_learning_may_start_with_the_first_whole_return():
+    trainer = DQNTrainer(network(), SPEC, settings(steps=24, learning_starts=16))
+    assert trainer.run()
 
 
 def test_scores_are_those_of_whole_games():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,13 +193,14 @@ def _run_tokens(config: Diagnose, plan: Plan, shifts: dict[str, Any], attacks: d
         raise RoboprefError("--policy needs --task: what it plays, e.g. button-press.")
     if config.game is not None or config.environment.given():
         raise RoboprefError("--game and the settings of a game go with --model, not with --policy.")
-    policy = load_policy(config.policy, config.vla)
+    policy = _placed(load_policy(config.policy, config.vla, device=config.device), config)
     size = len(policy.norm_stats)
     dimensions = config.dimensions or tuple(range(1, size + 1))
     if not set(dimensions) <= set(range(1, size + 1)):
         raise RoboprefError(f"the policy's actions have dimensions 1 to {size}, asked for {min(dimensions)}.")
     image_size = image_size_of(policy)
-    source = TaskSource(policy, config.task, image_size)
+    kept = config.out / "episodes"
+    source = TaskSource(policy, config.task, image_size, kept=kept if len(dimensions) > 1 else None)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(config.out, "diagnose", config, resume=config.resume, identity=identity)
     for dimension in dimensions:
@@ -220,26 +222,49 @@ def _run_tokens(config: Diagnose, plan: Plan, shifts: dict[str, Any], attacks: d
         if not finished:
             return False
     source.close()
+    shutil.rmtree(kept, ignore_errors=True)  # each dimension has those that it needs
     return True
+
+
+def _placed(policy: Any, config: Diagnose) -> Any:
+    """The policy where --device says, if it has weights: they are where it plays and where gradients are taken."""
+    import torch
+
+    device = torch.device("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    own = next(policy.parameters(), None) if isinstance(policy, torch.nn.Module) else None
+    return policy if own is None or own.device.type == device.type else policy.to(device)
 
 
 def _token_subject(config: Diagnose, decision: Any, policy_id: str, image_size: int) -> Subject:
     from robopref.diagnosis import Subject
 
     policy = decision.policy
+    names = [f"{center:+.3f}" for center in policy.tokenizer.centers]
+    synonyms = _equal(policy.tokenizer.centers)
+    for index in (index for group in synonyms for index in group):
+        names[index] += f" (bin {index + 1})"  # of one value, so that it does not tell them apart
     return Subject(
         policy=str(config.policy),
         policy_id=policy_id,
         architecture=type(policy).__name__,
         task=str(config.task),
         environment={"task": config.task, "image_size": image_size},
-        actions=tuple(f"{center:+.3f}" for center in policy.tokenizer.centers),
+        actions=tuple(names),
         value_unit="logit",
         shape=(3, image_size, image_size),
         frame_stack=1,
         channels_per_frame=3,
         head=f"action dimension {decision.dimension + 1} of {len(policy.norm_stats)}",
+        synonyms=synonyms,
     )
+
+
+def _equal(values: Any) -> tuple[tuple[int, ...], ...]:
+    """Groups of two or more indices of equal values."""
+    groups: dict[float, list[int]] = {}
+    for index, value in enumerate(values):
+        groups.setdefault(float(value), []).append(index)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 def diagnose_and_report(
@@ -347,8 +372,6 @@ def _named(what: str, texts: tuple[str, ...], known: Mapping[str, Any], parse: C
 
 def _game(config: Diagnose, model: str) -> tuple[Any, Subject, EpisodeSource, list[str]]:
     """The policy on its device, who it is, its games, and what was assumed about them."""
-    import torch
-
     from robopref.diagnosis import GameSource, Subject
     from robopref.envs.action_synonyms import action_synonyms
     from robopref.envs.ale import action_meanings, atari_spec_for, check_policy_fits, make_atari_vector
@@ -366,7 +389,7 @@ def _game(config: Diagnose, model: str) -> tuple[Any, Subject, EpisodeSource, li
     said = dict(told.environment or {})
     spec = replace(atari_spec_for(replace(told, environment=said | given), config.game), **given)
     check_policy_fits(told, spec)
-    policy = policy.to("cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu")
+    policy = _placed(policy, config)
     actions = action_meanings(spec)
     fires = FIRE in actions
     if spec.fire_reset and not fires:  # ALE would not press it either, and it should not be recorded as if it had

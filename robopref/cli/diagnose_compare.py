@@ -11,12 +11,12 @@ import tyro
 from rich.table import Table
 
 from robopref.cli.console import console
+from robopref.cli.diagnose_print import short_text
 from robopref.cli.run_directory import start_run, to_json
 from robopref.errors import RoboprefError
 
 if TYPE_CHECKING:
     from robopref.diagnosis import Comparison
-    from robopref.evaluation.statistics import Estimate
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,13 @@ def print_comparison(comparison: Comparison) -> None:
     table = Table(title=f"{second} against {first}")
     for heading in ("", "between the two", f"{first}: clean to null", f"{second}: clean to null"):
         table.add_column(heading)
-    table.add_row("angle of G_S, degrees", *map(_text, (comparison.angle, *comparison.own_angles)))
+    table.add_row("angle of G_S, degrees", *map(short_text, (comparison.angle, *comparison.own_angles)))
     overlaps = (comparison.overlap, *comparison.own_overlaps)
-    table.add_row("common sensitive pixels", *(_text(None if o is None else o.common) for o in overlaps))
-    table.add_row("Bhattacharyya overlap", *(_text(None if o is None else o.bhattacharyya) for o in overlaps))
+    table.add_row("common sensitive pixels", *(short_text(None if o is None else o.common) for o in overlaps))
+    table.add_row("Bhattacharyya overlap", *(short_text(None if o is None else o.bhattacharyya) for o in overlaps))
     for name, ratio in comparison.ratios.items():
-        table.add_row(f"ratio of {name.replace('_', ' ')}", _text(ratio), "", "")
+        table.add_row(f"ratio of {name.replace('_', ' ')}", short_text(ratio), "", "")
     console.print(table)
-
-
-def _text(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
 
 
 def _track(config: DiagnoseCompare, comparison: Comparison) -> None:

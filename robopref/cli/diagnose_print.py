@@ -60,10 +60,10 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
             [
                 (
                     c.name,
-                    _text(c.quotient),
-                    _text(null_of(c, null)),
-                    _text(c.below_null),
-                    _text(c.below_clean),
+                    short_text(c.quotient),
+                    short_text(null_of(c, null)),
+                    short_text(c.below_null),
+                    short_text(c.below_clean),
                     told_apart(c, null).partition(":")[0],
                 )
                 for c in diagnosis.conditions
@@ -75,18 +75,18 @@ def print_diagnosis(diagnosis: Diagnosis) -> None:
             "",
             ("condition", "flips", "to a synonym", "return", "- clean"),
             [
-                ("clean", "", "", _text(diagnosis.competence.score), ""),
-                *((c.name, *map(_text, (c.flips, c.synonym_flips, c.score, c.score_difference)))
+                ("clean", "", "", short_text(diagnosis.competence.score), ""),
+                *((c.name, *map(short_text, (c.flips, c.synonym_flips, c.score, c.score_difference)))
                   for c in diagnosis.conditions),
             ],
         )
     )  # fmt: skip
     directions, decisions = diagnosis.directions, diagnosis.decisions
-    synonyms = "" if decisions.synonym_ties is None else f" (among synonyms only {_text(decisions.synonym_ties)})"
+    synonyms = "" if decisions.synonym_ties is None else f" (among synonyms only {short_text(decisions.synonym_ties)})"
     console.print(
-        f"lambda_1 / trace {_text(directions.share)}; lambda_2 / lambda_1 {_text(directions.eigengap)}; "
+        f"lambda_1 / trace {short_text(directions.share)}; lambda_2 / lambda_1 {short_text(directions.eigengap)}; "
         f"{directions.n_zero} of {directions.n_states} gradients exactly zero; near-ties "
-        f"{_text(decisions.near_ties)}{synonyms}",
+        f"{short_text(decisions.near_ties)}{synonyms}",
         highlight=False,
     )
 
@@ -102,5 +102,11 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
     return table
 
 
-def _text(estimate: Estimate | None) -> str:
-    return "-" if estimate is None else f"{estimate.value:.3g} [{estimate.low:.3g}, {estimate.high:.3g}]"
+def short_text(estimate: Estimate | None) -> str:
+    """``0.49 [0.41, 0.55]``; says so where there is no interval because one episode has none."""
+    from robopref.reporting.diagnosis_words import has_interval
+
+    if estimate is None:
+        return "-"
+    interval = f"[{estimate.low:.3g}, {estimate.high:.3g}]" if has_interval(estimate) else f"(n = {estimate.n})"
+    return f"{estimate.value:.3g} {interval}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from robopref.cli.console import console, progress_bar
 from robopref.cli.interrupt import graceful_interrupt
-from robopref.cli.run_directory import start_run, to_json, versions, write_json
+from robopref.cli.run_directory import check_run, start_run, to_json, versions, write_json
 from robopref.errors import RoboprefError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from robopref.envs.ale import AtariSpec
 
 CERTIFIED_KAPPA = 0.005
+_SUMMARY_FILE = "summary.json"
+_STATE_FILE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,11 @@ class TrainDqn:
 
 
 def run_train_dqn(config: TrainDqn) -> bool:
-    """Train and evaluate; returns False when Ctrl-C stopped it (``--resume`` goes on)."""
+    """Train and evaluate; returns False when Ctrl-C stopped it (``--resume`` goes on).
+
+    Raises:
+        RoboprefError: settings that do not go together, or ``--resume`` asks for more steps of a finished run.
+    """
     import torch
 
     from robopref.dqn.training import DQNTrainer
@@ -102,6 +108,9 @@ def run_train_dqn(config: TrainDqn) -> bool:
 
     if config.anchor and not (config.robust and config.init):
         raise RoboprefError("--anchor holds the actions of --init in certified training: give --robust and --init.")
+    for name in ("log_every", "save_every", "evaluation_episodes"):
+        if getattr(config, name) < 1:
+            raise RoboprefError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(config, name)}.")
     if config.threads:
         torch.set_num_threads(config.threads)
     spec = AtariSpec(config.game)
@@ -109,11 +118,14 @@ def run_train_dqn(config: TrainDqn) -> bool:
     network = _network(config, spec)
     device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
     identity = {"init": policy_id(config.init)} if config.init else {}
+    if _is_finished(config, identity):
+        console.print(f"{config.out} is finished already: its policy is in {config.out / 'policy'}", soft_wrap=True)
+        return True
     start_run(config.out, "train-dqn", config, resume=config.resume, identity=identity, extendable=("steps",))
     told = to_json({"settings": settings, "environment": spec, "identity": identity, "anchor": config.anchor})
     lasting = told | {"settings": {k: v for k, v in told["settings"].items() if k != "steps"}}
     fingerprint = hashlib.blake2b(json.dumps(lasting, sort_keys=True).encode(), digest_size=16).hexdigest()
-    state_path = config.out / "state.pt"
+    state_path = config.out / _STATE_FILE
     with graceful_interrupt() as interrupt, progress_bar(f"DQN: {spec.game}", config.steps) as progress:
         trainer = DQNTrainer(
             network.to(device),
@@ -142,6 +154,25 @@ def run_train_dqn(config: TrainDqn) -> bool:
             tracker.summary(scores)
     _write(config, network, spec, settings, scores)
     state_path.unlink()  # the replay is most of it, and the run is over
+    return True
+
+
+def _is_finished(config: TrainDqn, identity: dict[str, str]) -> bool:
+    """Whether the run came to its end, where its state is removed: to go on would be to train from the start.
+
+    Raises:
+        RoboprefError: it did, and is asked for more steps; or ``start_run`` would refuse it.
+    """
+    _, raised = check_run(
+        config.out, "train-dqn", config, resume=config.resume, identity=identity, extendable=("steps",)
+    )
+    if not (config.out / _SUMMARY_FILE).exists() or (config.out / _STATE_FILE).exists():
+        return False
+    if raised:
+        raise RoboprefError(
+            f"{config.out} is finished, and its replay is gone: for more steps, start another run (--out) from its "
+            f"weights (--init {config.out / 'policy'})."
+        )
     return True
 
 
@@ -204,10 +235,11 @@ def _network(config: TrainDqn, spec: AtariSpec) -> Any:
 
 def _evaluate(config: TrainDqn, network: Any, spec: AtariSpec, name: str) -> dict[str, Any]:
     from robopref.dqn.evaluation import play, score_summary
+    from robopref.dqn.training import FIRST_EVALUATION_SEED
 
     network.eval()
     console.print(f"playing {config.evaluation_episodes} episodes, and as many at random ...")
-    seed = 10_000_019 + config.seed  # never a seed of the training
+    seed = FIRST_EVALUATION_SEED + config.seed
     scores = {
         "policy": score_summary(play(network, spec, episodes=config.evaluation_episodes, seed=seed)),
         "random": score_summary(play(None, spec, episodes=config.evaluation_episodes, seed=seed)),
@@ -236,5 +268,5 @@ def _write(config: TrainDqn, network: Any, spec: AtariSpec, settings: DQNSetting
         }
     )
     save_q_network(config.out / "policy", network, about, half=config.half)
-    write_json(config.out / "summary.json", {"game": spec.game, "scores": scores, "versions": versions()})
+    write_json(config.out / _SUMMARY_FILE, {"game": spec.game, "scores": scores, "versions": versions()})
     console.print(f"policy in {config.out / 'policy'}")

@@ -13,7 +13,7 @@ neither cancels (as float32 cross-entropy does) nor underflows; only the last pr
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,7 +40,7 @@ def state_gradients(
     batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> NDArray[Any]:
     """The gradients g(s) of N states as rows [N, d], d = C * H * W, per unit of pixel value in [0, 1].
 
@@ -56,8 +56,8 @@ def state_gradients(
         context: tensors or arrays [N, ...] that ``q_values`` takes beside the pixels, by name.
         batch_size: states per pass; the result does not depend on it beyond rounding.
         dtype: float32 or float64, of the passes and of the result.
-        device: where to compute; default: the policy's GPU, else any GPU, else the CPU.
-        seed: of the noise.
+        device: where to compute; default: where the policy is.
+        seed: of the noise, one number or several.
 
     Raises:
         RoboprefError: no states, states or action values of a wrong shape or range, action values or gradients that
@@ -96,7 +96,7 @@ def iter_state_gradients(
     batch_size: int = 64,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
 ) -> Iterator[NDArray[Any]]:
     """``state_gradients`` of states that come in pieces [n, C, H, W], as batches [at most batch_size, d].
 
@@ -237,19 +237,16 @@ def working_copy(
 ) -> tuple[QPolicy, torch.device]:
     """The policy in evaluation mode, in ``dtype`` and where to compute; itself if it is all that already, else a copy.
 
-    Without ``device`` that is the policy's GPU, else any GPU, else the CPU.
+    Without ``device`` that is where the policy is.
     """
-    target = _choose_device(q_policy, device)
+    target = device_of(q_policy) if device is None else torch.device(device)
     return _prepare(q_policy, target, dtype), target
 
 
-def _choose_device(q_policy: QPolicy, device: torch.device | str | None) -> torch.device:
-    if device is not None:
-        return torch.device(device)
-    own = _parameter(q_policy)
-    if own is None:
-        return torch.device("cpu")
-    return torch.device("cuda") if own.device.type == "cpu" and torch.cuda.is_available() else own.device
+def device_of(policy: object) -> torch.device:
+    """Where a policy's parameters are; of one that has none, the CPU."""
+    own = _parameter(policy)
+    return torch.device("cpu") if own is None else own.device
 
 
 def _prepare(q_policy: QPolicy, device: torch.device, dtype: torch.dtype) -> QPolicy:
@@ -261,8 +258,8 @@ def _prepare(q_policy: QPolicy, device: torch.device, dtype: torch.dtype) -> QPo
     return q_policy
 
 
-def _parameter(q_policy: QPolicy) -> Tensor | None:
-    return next(q_policy.parameters(), None) if isinstance(q_policy, torch.nn.Module) else None
+def _parameter(policy: object) -> Tensor | None:
+    return next(policy.parameters(), None) if isinstance(policy, torch.nn.Module) else None
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager[Any]:

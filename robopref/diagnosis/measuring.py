@@ -44,6 +44,7 @@ from robopref.protocols import QPolicy
 Advance = Callable[[int, int], None]
 Batches = Callable[[], Iterator[NDArray[Any]]]
 Flips = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+ATTACKED = "attacked"
 _CHANGED = 1e-6  # of a pixel in [0, 1]
 _NO_ATTACK = (np.zeros((0, 4)), np.zeros(0, bool), np.zeros(0, np.int64))
 
@@ -77,7 +78,7 @@ def measure_clean(
 
     chosen = _positions(selection.steps)
     sensitivity = _sensitivity(
-        _gradient_batches(q_policy, kept, selection.steps, plan),
+        _gradient_batches(q_policy, kept, selection.steps, plan, "clean"),
         selection.episode_of,
         len(kept),
         shape,
@@ -86,7 +87,7 @@ def measure_clean(
         lambda batch: note(_norms(batch), chosen),
     )
     others = _positions(rest)
-    for batch in _gradient_batches(q_policy, kept, rest, plan, stream=1)():
+    for batch in _gradient_batches(q_policy, kept, rest, plan, "clean", stream=1)():
         note(_norms(batch), others)
 
     q_values = np.concatenate([trace.q_values for trace in kept])
@@ -143,7 +144,7 @@ def measure_null(
     Those that repeat a clean one are counted and left out, unless all do.
     """
     fresh = [trace for trace in traces if episode_digest(trace) not in clean_digests]
-    played, sensitivity = _played_set(q_policy, fresh or traces, clean, plan, advance)
+    played, sensitivity = _played_set(q_policy, fresh or traces, "null", clean, plan, advance)
     played = replace(played, repeats=len(traces) - len(fresh) + (played.repeats if fresh else 0))
     none = np.zeros(0, np.int64)
     return ConditionFindings(identity, played, sensitivity, none, none, none, *_NO_ATTACK, None)
@@ -153,13 +154,17 @@ def measure_part(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
     selection: Selection,
+    noise_of: str,
     clean: CleanFindings,
     plan: Plan,
     identity: str,
     advance: Advance,
 ) -> PartFindings:
-    """Some states of different episodes, against the clean set; ``advance`` is told states done and in all."""
-    return PartFindings(identity, _selected_set(q_policy, traces, selection, clean, plan, advance))
+    """Some states of different episodes, against the clean set; ``advance`` is told states done and in all.
+
+    ``noise_of`` names the set whose noise they get: their own, or that of a set that they are paired with.
+    """
+    return PartFindings(identity, _selected_set(q_policy, traces, selection, noise_of, clean, plan, advance))
 
 
 def count_flips(
@@ -187,6 +192,7 @@ def count_flips(
 def measure_shift(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
+    name: str,
     shift: Shift,
     flips: Flips,
     clean: CleanFindings,
@@ -194,8 +200,8 @@ def measure_shift(
     identity: str,
     advance: Advance,
 ) -> ConditionFindings:
-    """Episodes under a shift against the clean ones; ``flips`` as ``count_flips`` gives them."""
-    played, sensitivity = _played_set(q_policy, traces, clean, plan, advance)
+    """Episodes under the shift of that name against the clean ones; ``flips`` as ``count_flips`` gives them."""
+    played, sensitivity = _played_set(q_policy, traces, name, clean, plan, advance)
     frame = _newest(clean)
     example = np.stack([frame, shift(frame[None])[0]])
     return ConditionFindings(identity, played, sensitivity, *flips, *_NO_ATTACK, example)
@@ -248,7 +254,7 @@ def measure_attack(
         advance(sum(map(len, attacked_states)), len(selection))
     states, distortions, flips = np.concatenate(attacked_states), np.concatenate(measures), np.hstack(flipped)
     sensitivity = _sensitivity(
-        _batches(q_policy, lambda: iter(attacked_states), lambda: iter(contexts), plan),
+        _batches(q_policy, lambda: iter(attacked_states), lambda: iter(contexts), plan, ATTACKED),
         selection.episode_of,
         len(kept),
         clean.shape,
@@ -276,17 +282,18 @@ def measure_attack(
 
 
 def _played_set(
-    q_policy: QPolicy, traces: Sequence[EpisodeTrace], clean: CleanFindings, plan: Plan, advance: Advance
+    q_policy: QPolicy, traces: Sequence[EpisodeTrace], name: str, clean: CleanFindings, plan: Plan, advance: Advance
 ) -> tuple[Played, Sensitivity]:
     kept, played = distinct_episodes(traces)
     selection = select_states(played.lengths.tolist(), plan.max_states)
-    return played, _selected_set(q_policy, kept, selection, clean, plan, advance)
+    return played, _selected_set(q_policy, kept, selection, name, clean, plan, advance)
 
 
 def _selected_set(
     q_policy: QPolicy,
     traces: Sequence[EpisodeTrace],
     selection: Selection,
+    noise_of: str,
     clean: CleanFindings,
     plan: Plan,
     advance: Advance,
@@ -298,7 +305,7 @@ def _selected_set(
         done += len(batch)
         advance(done, len(selection))
 
-    batches = _gradient_batches(q_policy, traces, selection.steps, plan)
+    batches = _gradient_batches(q_policy, traces, selection.steps, plan, noise_of)
     return _sensitivity(batches, selection.episode_of, len(traces), clean.shape, plan, clean, note)
 
 
@@ -363,7 +370,12 @@ def _summed_up(
 
 
 def _gradient_batches(
-    q_policy: QPolicy, traces: Sequence[EpisodeTrace], steps: Sequence[NDArray[np.int64]], plan: Plan, stream: int = 0
+    q_policy: QPolicy,
+    traces: Sequence[EpisodeTrace],
+    steps: Sequence[NDArray[np.int64]],
+    plan: Plan,
+    noise_of: str,
+    stream: int = 0,
 ) -> Batches:
     """The gradients at the chosen steps."""
     return _batches(
@@ -371,6 +383,7 @@ def _gradient_batches(
         lambda: (trace.states(rows) for trace, rows in _batch_rows(traces, steps, plan)),
         lambda: (trace.context_at(rows) for trace, rows in _batch_rows(traces, steps, plan)),
         plan,
+        noise_of,
         stream,
     )
 
@@ -380,9 +393,13 @@ def _batches(
     pieces: Callable[[], Iterator[NDArray[Any]]],
     contexts: Callable[[], Iterator[Context]],
     plan: Plan,
+    noise_of: str,
     stream: int = 0,
 ) -> Batches:
-    """The gradients of the pieces, the same ones each time it is called."""
+    """The gradients of the pieces, the same ones each time it is called.
+
+    Each set has noise of its own, or the null control would share that of the clean set and not be independent of it.
+    """
     return lambda: iter_state_gradients(
         q_policy,
         pieces(),
@@ -391,7 +408,7 @@ def _batches(
         contexts=contexts(),
         batch_size=plan.batch_size,
         dtype=plan.torch_dtype,
-        seed=2 * plan.seed + stream,
+        seed=[plan.seed, stream, *noise_of.encode()],
     )
 
 

@@ -30,6 +30,7 @@ from robopref.diagnosis.findings import (
     identity_of,
 )
 from robopref.diagnosis.measuring import (
+    ATTACKED,
     count_flips,
     measure_attack,
     measure_clean,
@@ -200,21 +201,21 @@ class _Run:
         nulls = {}
         for size in sorted(set(others) - {own}):
             name = f"null of {size} states"
-            found = self._kept.get(name, PartFindings, self._id(name), partial(self._null_part, size, clean))
+            found = self._kept.get(name, PartFindings, self._id(name), partial(self._null_part, name, size, clean))
             nulls[size] = found.sensitivity
         return nulls
 
-    def _null_part(self, size: int, clean: CleanFindings, identity: str) -> PartFindings:
+    def _null_part(self, name: str, size: int, clean: CleanFindings, identity: str) -> PartFindings:
         traces = self._null_episodes()
         selection = select_as_many([len(trace) for trace in traces], size)
-        advance = self._advance(f"null of {size} states: gradients")
-        return measure_part(self._policy, traces, selection, clean, self._plan, identity, advance)
+        advance = self._advance(f"{name}: gradients")
+        return measure_part(self._policy, traces, selection, name, clean, self._plan, identity, advance)
 
     def _originals(self, clean: CleanFindings, identity: str) -> PartFindings:
         traces = self._clean(clean)
         selection = attack_selection(traces, clean.shape, self._plan)
         advance = self._advance("attacked states before the attack: gradients")
-        return measure_part(self._policy, traces, selection, clean, self._plan, identity, advance)
+        return measure_part(self._policy, traces, selection, ATTACKED, clean, self._plan, identity, advance)
 
     def _keep_null(self, traces: list[EpisodeTrace]) -> None:
         if self._out is None:
@@ -234,7 +235,7 @@ class _Run:
         flips = count_flips(self._policy, shift, self._clean(clean), self._plan, self._synonyms)
         traces = self._play(name, self._plan.clean_seed, shift=shift)
         return measure_shift(
-            self._policy, traces, shift, flips, clean, self._plan, identity, self._advance(f"{name}: gradients")
+            self._policy, traces, name, shift, flips, clean, self._plan, identity, self._advance(f"{name}: gradients")
         )
 
     def _attack(self, name: str, attack: Attack, clean: CleanFindings, identity: str) -> ConditionFindings:

@@ -30,6 +30,9 @@ from robopref.policies.q_network import QNetwork
 
 _RECENT_EPISODES = 20
 _FIRST_RADIUS = 1e-4  # of the radius at the end
+_SEEDS_PER_RUN = 1_000_003
+FIRST_EVALUATION_SEED = 2_100_000_000
+"""Games that are trained on have seeds below it, so that a policy can be judged on others; ALE's seeds end at 2^31."""
 
 Log = Callable[[Mapping[str, float], int], None]
 
@@ -44,7 +47,7 @@ class DQNSettings:
         batch_size: transitions of an update.
         train_every: steps between updates, a multiple of ``num_envs``.
         replay_capacity: steps kept.
-        learning_starts: steps before the first update.
+        learning_starts: steps before the first update, enough for a whole return of ``n_step``.
         target_every: steps between copies to the target network.
         n_step: steps of a return.
         gamma: discount.
@@ -58,10 +61,10 @@ class DQNSettings:
         robust_start: step from which on there is a radius, at first a ten-thousandth of ``robust_radius``.
         robust_ramp: steps that it takes to grow, by the same factor at every step.
         learner: how a batch becomes an update.
-        seed: of everything.
+        seed: of everything; from 0 to about 2000.
 
     Raises:
-        RoboprefError: numbers that do not go together.
+        RoboprefError: numbers out of range or that do not go together.
     """
 
     steps: int = 400_000
@@ -96,11 +99,20 @@ class DQNSettings:
             )
         if not 0 < self.gamma <= 1:
             raise RoboprefError(f"gamma is a discount in (0, 1], got {self.gamma}.")
+        least = (self.n_step + 1) * self.num_envs
+        if self.learning_starts < least:
+            raise RoboprefError(
+                f"learning_starts must be at least {least}, got {self.learning_starts}: a return of n_step "
+                f"({self.n_step}) steps in num_envs ({self.num_envs}) games takes that many."
+            )
         if self.learning_starts >= min(self.steps, self.replay_capacity):
             raise RoboprefError(
                 f"learning_starts ({self.learning_starts}) must lie below steps ({self.steps}) and the replay's "
                 f"capacity ({self.replay_capacity})."
             )
+        highest = (FIRST_EVALUATION_SEED - self.num_envs - self.steps) // _SEEDS_PER_RUN
+        if not 0 <= self.seed <= highest:
+            raise RoboprefError(f"seed runs from 0 to {highest}, got {self.seed}.")
 
 
 class DQNTrainer:
@@ -161,7 +173,7 @@ class DQNTrainer:
     def run(self) -> bool:
         """Train to the end; returns False when ``should_stop`` ended it earlier."""
         self.replay.cut()
-        games = _Games(self.spec, self.settings.num_envs, seed=self.settings.seed * 1_000_003 + self.step)
+        games = _Games(self.spec, self.settings.num_envs, seed=self.settings.seed * _SEEDS_PER_RUN + self.step)
         window = _Window(self.step)
         try:
             while self.step < self.settings.steps:

@@ -152,7 +152,7 @@ def flips_figure(conditions: Sequence[Condition], confidence: float = 0.95) -> C
             "this is its success rate. "
         )
         if any(c.synonym_flips is not None for c in shown):
-            caption += "Hatched: to an action that does the same in this game all but always (a synonym). "
+            caption += "Hatched: to an action that does the same all but always (a synonym). "
         caption += f"Lines: {intervals_text(n, confidence)}."
         alt = "; ".join(
             f"{name} {percent_text(c.flips)}"
