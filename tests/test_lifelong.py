@@ -1,8 +1,10 @@
 """Rounds: whose policy is deployed, what is learned from, when it stops, that it goes on."""
 
+import gc
 import json
 import os
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,8 +212,32 @@ def test_an_episode_that_a_crash_cut_off_counts_once(started, tmp_path):
         for t in range(3):
             writer.append(Step({k: v[t] for k, v in first.observation.items()}, first.action[t], Actor.HUMAN))
         writer.finish(Outcome.ABORTED)
-    assert run_deployment(deployment)
+    learned_from = tmp_path / "refine"
+    learned_from.mkdir()
+    (learned_from / "config.json").write_text("{}")
+    assert run_deployment(deployment, learned_from)  # a run that was begun before goes on with its data
+    assert lifelong._deployment_rates(deployment.out)[0].n == 3
+    assert run_deployment(deployment, tmp_path / "not begun")
     assert lifelong._deployment_rates(deployment.out)[0].n == 2
+
+
+def test_no_stage_has_the_first_policy_in_memory(started, tmp_path, monkeypatch):
+    loaded = []
+
+    def load(*arguments, **options):
+        policy = load_policy(*arguments, **options)
+        loaded.append(weakref.ref(policy))
+        return policy
+
+    def evaluate(config):
+        gc.collect()
+        assert loaded[0]() is None
+        return False
+
+    monkeypatch.setattr("robopref.policies.registry.load_policy", load)
+    monkeypatch.setattr(lifelong, "run_evaluate", evaluate)
+    assert not run_lifelong(settings(started, tmp_path / "run"))
+    assert loaded
 
 
 def test_weights_are_held_in_every_round_as_in_the_first(started, tmp_path):

@@ -99,6 +99,12 @@ def test_the_last_dimension_is_a_gripper_where_its_commands_are_those_of_one(las
     assert error.max() <= max(0.01 * (high - low), 0 if not is_gripper else 0.005) + 1e-6
 
 
+def test_a_gripper_may_have_been_moved_little():
+    little = np.stack([np.linspace(-2, 6, 100), np.tile([0.0, 0.1], 50)], axis=1)
+    stats = NormStats.from_actions(little)
+    assert stats.unnormalize(stats.normalize(np.array([[0.0, 1.0]])))[0, 1] == 1  # as an operator may command it
+
+
 @given(hnp.arrays(np.float64, 3, elements=st.floats(-1, 1)))
 def test_normalisation_is_undone_inside_the_quantiles(unit):
     stats = NormStats(q01=[-3, 0, -1], q99=[5, 1e-3, 1], mask=[True, True, False])

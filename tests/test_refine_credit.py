@@ -14,6 +14,7 @@ from robopref.objectives.recap import POSITIVE
 from robopref.policies.compact import CompactPolicy
 from robopref.store.store import EpisodeStore
 from robopref.training.credit_settings import CreditSettings
+from robopref.training.step_credit import StepCredit, load_credit, save_credit
 
 
 def record(root, **keywords):
@@ -80,6 +81,19 @@ def test_refining_and_going_on(recorded, tmp_path, monkeypatch, objective, suffi
         assert noted["outcomes"] == {"success": 6, "failure": 0}
     with pytest.raises(RoboprefError, match="other settings"):
         refine(recorded, tmp_path / "whole", objective, resume=True, credit=CreditSettings(value_steps=11))
+
+
+def test_a_verdict_on_other_labels_is_not_taken(tmp_path):
+    credit = StepCredit(np.array([1.0, 2.0]), np.array(["", " good"], dtype=object), {"a": 1})
+    save_credit(tmp_path / "credit.npz", credit, "these")
+    kept = load_credit(tmp_path / "credit.npz", "these")
+    assert kept.weights.tolist() == [1.0, 2.0]
+    assert kept.conditions.tolist() == ["", " good"]
+    assert kept.summary == {"a": 1}
+    assert load_credit(tmp_path / "credit.npz", "those") is None
+    (tmp_path / "credit.npz").write_bytes(b"")
+    with pytest.raises(RoboprefError, match="remove it, and the critic is fitted anew"):
+        load_credit(tmp_path / "credit.npz", "these")
 
 
 def test_refining_what_recap_trained_once_more(recorded, tmp_path):

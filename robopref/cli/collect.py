@@ -90,17 +90,19 @@ def run_collect(config: Collect) -> bool:
     return finished == config.episodes
 
 
-def run_deployment(config: Collect) -> bool:
+def run_deployment(config: Collect, refinement: Path | None = None) -> bool:
     """``run_collect`` as a stage of a longer run, which then learns from each layout once.
 
-    An episode that a crash cut off was played again: what there is of it is set aside, and stays on disk.
+    An episode that a crash cut off was played again: what there is of it is set aside, and stays on disk. It is left
+    where the run in ``refinement`` has begun to learn from it: that one goes on with the same data only.
     """
     from robopref.store.store import EpisodeStore
 
     finished = run_collect(config)
+    learned = refinement is not None and (refinement / "config.json").exists()
     store = EpisodeStore.open(config.out)
     for episode_id in store.episode_ids():
-        if finished and store.info(episode_id).outcome is Outcome.ABORTED:
+        if finished and not learned and store.info(episode_id).outcome is Outcome.ABORTED:
             store.set_aside(episode_id)
     return finished
 

@@ -118,19 +118,11 @@ def run_lifelong(config: Lifelong) -> bool:
     Raises:
         RoboprefError: settings out of range; see also ``run_collect``, ``run_refine`` and ``run_evaluate``.
     """
-    from robopref.cli.fitting import load_episodes
-    from robopref.policies.registry import load_policy, policy_id
+    from robopref.policies.registry import policy_id
     from robopref.tracking import Tracker
-    from robopref.training.dataset import check_same_kind
 
     _check(config)
-    # What cannot be loaded, learned from or refined so is said before anything runs, or is written.
-    policy = load_policy(config.policy, config.vla, device=config.device)
-    check_images(config.image, policy)
-    observed = getattr(policy, "observation_keys", ("image",))
-    check_task(config.task, config.perturbation, image="image" in observed)
-    config = _with_recipe(config, policy)
-    check_same_kind(load_episodes(config.demos).episodes, observed)
+    config = _loadable(config)
     identity = {"policy_id": policy_id(config.policy, config.vla)}
     start_run(
         config.out,
@@ -151,7 +143,7 @@ def run_lifelong(config: Lifelong) -> bool:
         for number in range(config.rounds + 1):
             console.rule(f"round {number} of {config.rounds}", align="left")
             if number > 0:
-                if not run_deployment(_deployment(config, number)) or interrupt():
+                if not run_deployment(_deployment(config, number), _refinement(config, number).out) or interrupt():
                     return _interrupted()
                 if not _takeovers(config, number):
                     why = "the operator never took over, so there is nothing to learn from."
@@ -187,6 +179,23 @@ def _check(config: Lifelong) -> None:
         raise RoboprefError(f"--patience is at least 1, got {config.patience}.")
     if config.target_success is not None and not 0 < config.target_success < 1:
         raise RoboprefError(f"--target-success lies between 0 and 1, got {config.target_success}.")
+
+
+def _loadable(config: Lifelong) -> Lifelong:
+    """The settings with what was left open decided, by the policy; it is not kept: every stage loads its own.
+
+    What cannot be loaded, learned from or refined so is said here, before anything runs, or is written.
+    """
+    from robopref.cli.fitting import load_episodes
+    from robopref.policies.registry import load_policy
+    from robopref.training.dataset import check_same_kind
+
+    policy = load_policy(config.policy, config.vla, device=config.device)
+    check_images(config.image, policy)
+    observed = getattr(policy, "observation_keys", ("image",))
+    check_task(config.task, config.perturbation, image="image" in observed)
+    check_same_kind(load_episodes(config.demos).episodes, observed)
+    return _with_recipe(config, policy)
 
 
 def _with_recipe(config: Lifelong, policy: object) -> Lifelong:

@@ -105,7 +105,8 @@ def run_quickstart(config: Quickstart) -> bool:
                     seed=seed,
                     workers=workers,
                     resume=True,
-                )
+                ),
+                out / "refine",
             ),
         ),
         (

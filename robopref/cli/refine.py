@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 
 from robopref.cli.console import console, say
 from robopref.cli.episodes import recorded_image_size
-from robopref.cli.run_directory import start_run, write_json
+from robopref.cli.run_directory import start_run, to_json, write_json
 from robopref.cli.smoothing import check_smoothing, default_smoothing, sees_no_images
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import DEFAULT_LORA, PLAIN, LoraOptions, VLAOptions
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from robopref.policies.compact import CompactPolicy
     from robopref.training.config import TrainerConfig
     from robopref.training.dataset import StepDataset
-    from robopref.training.step_credit import StepCredit
     from robopref.trajectory import Episode
 
 ObjectiveName = Literal[
@@ -188,18 +188,20 @@ def run_refine(config: Refine) -> bool:
         check_progress(interactions.episodes)
     labels = [rule.apply(episode) for episode in data.episodes]
     credit_file = config.out / CREDIT_FILE
-    if config.resume and credit_file.exists():
-        credit: StepCredit | None = load_credit(credit_file)  # fitted anew, with other threads say, it would differ
-    else:
+    judgement = json.dumps(to_json([data.fingerprint, rule, config.objective, config.credit, config.seed]))
+    # Fitted anew, with other threads say, it would differ.
+    credit = load_credit(credit_file, judgement) if config.resume and credit_file.exists() else None
+    if credit is None:
         credit = judged(policy, objective, data.episodes, labels, config.credit, config.seed)
 
     def claim(dataset: StepDataset) -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
-        whose_content_is_known = ("policy", "demos", "interactions")
+        # Paths whose content is known by its hash; and what the training state has as its own.
+        whose_content_is_known = ("policy", "demos", "interactions", "augmentation_variants")
         changeable = (*IMMATERIAL, "reference_cache", "precompute_reference", *whose_content_is_known)
         start_run(config.out, "refine", config, resume=config.resume, identity=identity, changeable=changeable)
         if credit is not None:
-            save_credit(credit_file, credit)
+            save_credit(credit_file, credit, judgement)
         write_json(
             config.out / "data.json",
             {

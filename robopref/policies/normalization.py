@@ -43,8 +43,8 @@ class NormStats:
     def from_actions(cls, actions: NDArray[Any], mask: Sequence[bool] | NDArray[np.bool_] | None = None) -> NormStats:
         """Quantiles of actions [N, A]; ``mask`` defaults to every dimension but a gripper's.
 
-        That is the last one, where it has values as commands of a gripper have: in [-1, 1], and not in a small part of
-        it only. Pixels or metres in its place are normalised like the rest.
+        That is the last one, where it has values as commands of a gripper have: in [-1, 1], and two or three of them,
+        or not in a small part of it only. Pixels or metres in its place are normalised like the rest.
 
         Raises:
             RoboprefError: ``actions`` is not [N, A] with N >= 1, or holds NaN.
@@ -56,7 +56,7 @@ class NormStats:
         q01, q99 = np.quantile(actions, [0.01, 0.99], axis=0)
         if mask is None:
             mask = [True] * size
-            mask[-1] = size == 1 or not _is_gripper(q01[-1], q99[-1])
+            mask[-1] = size == 1 or not _is_gripper(actions[:, -1])
         return cls(q01, q99, np.asarray(mask))
 
     def __len__(self) -> int:
@@ -105,8 +105,8 @@ class NormStats:
         return cls(fields["q01"], fields["q99"], fields["mask"])
 
 
-def _is_gripper(q01: float, q99: float) -> bool:
-    """Whether a dimension with these quantiles looks like the command of a gripper, open to closed or constant."""
+def _is_gripper(values: NDArray[np.float64]) -> bool:
+    """Whether a dimension with these values [N] looks like the command of a gripper: open to closed, or constant."""
+    q01, q99 = np.quantile(values, [0.01, 0.99])
     within = q01 >= -1.05 and q99 <= 1.05  # noise on a command may lead a little beyond its ends
-    constant = q99 - q01 <= 1e-6
-    return within and (constant or max(abs(q01), abs(q99)) >= 0.5)
+    return bool(within and (max(abs(q01), abs(q99)) >= 0.5 or len(np.unique(values)) <= 3))

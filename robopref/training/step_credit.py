@@ -40,8 +40,8 @@ class StepCredit:
         return cls(np.ones(steps), np.full(steps, "", dtype=object))
 
 
-def save_credit(path: Path, credit: StepCredit) -> None:
-    """Write what a critic said, so that ``path`` holds either all of it or what was there before."""
+def save_credit(path: Path, credit: StepCredit, of: str) -> None:
+    """Write what a critic said, and ``of`` what, so that ``path`` holds either all of it or what was there before."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         np.savez(
@@ -49,22 +49,25 @@ def save_credit(path: Path, credit: StepCredit) -> None:
             weights=credit.weights,
             conditions=credit.conditions.astype(np.str_),
             summary=np.array(json.dumps(credit.summary)),
+            of=np.array(of),
         )
     os.replace(temporary, path)
 
 
-def load_credit(path: Path) -> StepCredit:
-    """The inverse of ``save_credit``.
+def load_credit(path: Path, of: str) -> StepCredit | None:
+    """The inverse of ``save_credit``; nothing where it was said of something else.
 
     Raises:
         RoboprefError: the file is damaged.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if str(arrays["of"]) != of:
+                return None
             return StepCredit(
                 arrays["weights"], arrays["conditions"].astype(object), json.loads(str(arrays["summary"]))
             )
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
         raise RoboprefError(f"{path} cannot be read ({error}): remove it, and the critic is fitted anew.") from error
 
 
