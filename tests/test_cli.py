@@ -151,24 +151,29 @@ def test_an_interrupted_evaluation_goes_on_where_it_was(loop, tmp_path):
     assert path.read_text() == whole
 
 
-def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
+def stopped(directory, wish, *, after):
+    """A recording by two processes that all got the signal once so many episodes were finished: command and output."""
     command = [
-        sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(tmp_path / "d"), "--task", TASK,
+        sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(directory), "--task", TASK,
         "--episodes", "24", "--no-image", "--workers", "2",
     ]  # fmt: skip
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    episodes = tmp_path / "d" / "episodes"
+    episodes = directory / "episodes"
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (episodes.is_dir() and len(list(episodes.iterdir())) >= 3):
+    while time.monotonic() < deadline and not (episodes.is_dir() and len(list(episodes.iterdir())) >= after):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    os.killpg(process.pid, wish)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output.decode()
     assert b"Traceback" not in output
-    store = EpisodeStore.open(tmp_path / "d")
-    had = len(store)
-    assert 3 <= had < 24
+    store = EpisodeStore.open(directory)
+    assert after <= len(store) < 24
     assert store.verify() == []
+    return command, output
+
+
+def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
+    command, _ = stopped(tmp_path / "d", signal.SIGINT, after=3)  # what a terminal does
     finished = subprocess.run([*command, "--resume"], capture_output=True, timeout=300, check=False)
     assert finished.returncode == 0, finished.stderr.decode()
     seeds = [EpisodeStore.open(tmp_path / "d").info(i).seed for i in EpisodeStore.open(tmp_path / "d").episode_ids()]
@@ -177,22 +182,8 @@ def test_ctrl_c_leaves_finished_episodes_and_resume_records_the_rest(tmp_path):
 
 @pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGHUP], ids=lambda wish: wish.name)
 def test_a_signal_to_all_processes_stops_as_ctrl_c_does(tmp_path, wish):
-    command = [
-        sys.executable, "-m", "robopref.cli.main", "demos", "--out", str(tmp_path / "d"), "--task", TASK,
-        "--episodes", "60", "--no-image", "--workers", "2",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    episodes = tmp_path / "d" / "episodes"
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and not (episodes.is_dir() and any(episodes.iterdir())):
-        time.sleep(0.05)
-    os.killpg(process.pid, wish)  # as a terminal that closes, or `timeout` and a job scheduler do
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, output.decode()
+    _, output = stopped(tmp_path / "d", wish, after=1)  # a terminal that closes; `timeout`, a job scheduler
     assert b"killed" not in output
-    store = EpisodeStore.open(tmp_path / "d")
-    assert 1 <= len(store) < 60
-    assert store.verify() == []
 
 
 def test_a_run_goes_on_by_another_spelling_of_its_paths(loop, tmp_path, monkeypatch):

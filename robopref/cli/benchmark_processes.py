@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from robopref.cli.benchmark_cell import Cell, run_cell
-from robopref.cli.interrupt import graceful_interrupt
+from robopref.cli.interrupt import graceful_interrupt, starting_processes
 from robopref.errors import RoboprefError
 
 if TYPE_CHECKING:
@@ -44,12 +44,8 @@ def run_cells(
             while waiting and len(running) < workers and not should_stop():
                 cell = waiting.pop()
                 process = context.Process(target=_in_process, args=(cell,))
-                # Ctrl-C reaches the whole process group, and a process that is just starting would die of it.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
+                with starting_processes():
                     process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 running.append((process, cell))
             if should_stop() and not told:
                 told = True
@@ -73,7 +69,7 @@ def _in_process(cell: Cell) -> None:
     """Run a cell; Ctrl-C in the terminal reaches only the parent, which tells this process once."""
     os.setsid()
     with graceful_interrupt() as interrupt:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # inherited
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})  # inherited
         cell.directory.mkdir(parents=True, exist_ok=True)
         (cell.directory / _ERROR).unlink(missing_ok=True)
         log = (cell.directory / _LOG).open("a")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -12,6 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from robopref.cli.interrupt import starting_processes
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
 from robopref.errors import RoboprefError
 from robopref.policies.vla.options import PLAIN, VLAOptions
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 Role = Literal["demonstrate", "collect", "evaluate"]
 _LARGE = 1_000_000_000  # parameters
-_OF_THE_GROUP = {signal.SIGINT, signal.SIGHUP}
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,15 @@ def _run_in_processes(
     # Spawned, not forked: OpenGL contexts and torch's thread pools do not survive a fork.
     context = get_context("spawn")
     threads = max(1, (os.cpu_count() or 1) // workers)
-    with ProcessPoolExecutor(workers, context, _start_worker, (setup, threads)) as pool:
+    with starting_processes():
+        executor = ProcessPoolExecutor(workers, context, _start_worker, (setup, threads))
+    with executor as pool:
         waiting = list(reversed(jobs))
         running: set[Future[EpisodeResult]] = set()
         while waiting or running:
             while waiting and len(running) < workers and not should_stop():
-                # Ctrl-C, and a terminal that closes, reach the whole process group, and a process that is just starting
-                # would die of it: it inherits the blocked signals, and the parent decides what is to be finished.
-                signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
-                try:
+                with starting_processes():
                     running.add(pool.submit(_run_in_worker, waiting.pop()))
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_GROUP)
             if not running:
                 return
             finished, running = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)

@@ -25,8 +25,25 @@ class Interrupt:
         return self.requested
 
 
+_OF_THE_GROUP = (signal.SIGINT, signal.SIGHUP)
+
 _running: list[Interrupt] = []
 """Those that are open, the innermost last."""
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Processes that are started inside it do not hear of Ctrl-C, nor of a terminal that closes.
+
+    Both reach the whole process group, and a process that is just starting would die of it. It inherits the blocked
+    signals, as does the process by which ``multiprocessing`` keeps track of semaphores; the parent, which hears of a
+    signal when this is left, decides what is still to be finished.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_GROUP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_THE_GROUP)
 
 
 @contextmanager

@@ -196,9 +196,9 @@ def run_refine(config: Refine) -> bool:
 
     def claim(dataset: StepDataset) -> None:
         identity = {"policy_id": policy_id(config.policy, config.vla), "data": data.fingerprint}
-        # Paths whose content is known by its hash; and what the training state has as its own.
-        whose_content_is_known = ("policy", "demos", "interactions", "augmentation_variants")
-        changeable = (*IMMATERIAL, "reference_cache", "precompute_reference", *whose_content_is_known)
+        paths = ("policy", "demos", "interactions")  # their content has a hash
+        # The training state refuses another number of variants; before there was a default it was left unset.
+        changeable = (*IMMATERIAL, *paths, "reference_cache", "precompute_reference", "augmentation_variants")
         start_run(config.out, "refine", config, resume=config.resume, identity=identity, changeable=changeable)
         if credit is not None:
             save_credit(credit_file, credit, judgement)
