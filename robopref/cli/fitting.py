@@ -43,7 +43,10 @@ class LoadedData:
 
 
 def load_episodes(directories: Sequence[Path]) -> LoadedData:
-    """All finished episodes of the directories, in order.
+    """All finished episodes of the directories, those of a directory by seed, others after them as recorded.
+
+    Samples are drawn by number. As recorded, the order would be that in which several processes finished, and the same
+    seeds would give another policy every time.
 
     Raises:
         RoboprefError: a directory is no data directory, or holds no finished episode; or all episodes are left out.
@@ -54,17 +57,24 @@ def load_episodes(directories: Sequence[Path]) -> LoadedData:
         store = EpisodeStore.open(directory)
         if len(store) == 0:
             raise RoboprefError(f"{directory} holds no finished episode: record some first.")
-        found = [store.read(episode_id) for episode_id in store.episode_ids()]
+        recorded = list(store)
+        found = sorted(recorded, key=_by_seed)
         usable = [episode for episode in found if not _is_failed_demonstration(episode)]
         if len(usable) < len(found):
             console.print(f"{directory}: {len(found) - len(usable)} demonstrations that did not succeed are left out")
         episodes += usable
         digest.update(store.fingerprint().encode())
+        if any(a is not b for a, b in zip(found, recorded, strict=True)):  # no run of another order goes on with this
+            digest.update(b" by seed")
     if not episodes:
         raise RoboprefError(
             f"{' and '.join(map(str, directories))} hold nothing to learn from: record demonstrations that succeed."
         )
     return LoadedData(episodes, digest.hexdigest())
+
+
+def _by_seed(episode: Episode) -> tuple[bool, int, str]:
+    return episode.info.seed is None, episode.info.seed or 0, episode.info.task
 
 
 def _is_failed_demonstration(episode: Episode) -> bool:
