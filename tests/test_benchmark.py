@@ -88,6 +88,32 @@ def test_the_control_is_the_base_trained_for_longer_on_the_demonstrations_alone(
 
 
 @pytest.mark.slow
+def test_preferences_may_have_their_turn_after_cloning(tmp_path):
+    methods = ("bc-then-apo", "bc-scratch-then-apo", "bc-scratch-then-dpo")
+    assert run_benchmark(settings(tmp_path / "run", methods=methods))
+    here = tmp_path / "run" / "one-round" / "seed-0" / "reach"
+
+    def made(name, *wanted):
+        config = read_json(here / "reach" / name / "config.json")["config"]
+        return tuple(config[w] for w in wanted)
+
+    assert made("cloned-2-steps", "policy", "objective", "steps", "from_scratch", "learning_rate") == (
+        str(here / "base"), "bc", 2, False, 5e-4,
+    )  # fmt: skip
+    assert made("bc-then-apo", "policy", "objective", "steps", "learning_rate") == (
+        str(here / "reach" / "cloned-2-steps"), "apo", 2, 5e-4,
+    )  # fmt: skip
+    clone = here / "reach" / "cloned-8-steps-from-scratch"
+    assert made(clone.name, "objective", "steps", "from_scratch", "learning_rate") == ("bc", 8, True, 1e-3)
+    for objective in ("apo", "dpo"):  # a second start from scratch would throw the clone away
+        method = f"bc-scratch-then-{objective}"
+        assert made(method, "policy", "objective", "steps", "from_scratch", "learning_rate") == (
+            str(clone), objective, 2, False, 1e-4,
+        )  # fmt: skip
+        assert {row["optimiser_steps"] for row in evaluations(tmp_path / "run")["reach", 0, method]} == {10}
+
+
+@pytest.mark.slow
 def test_nothing_is_evaluated_on_a_layout_that_was_learned_from(finished):
     here = finished / "one-round" / "seed-0" / "reach"
     learned = set()

@@ -17,7 +17,7 @@ from robopref.cli.benchmark_methods import BASE, METHODS, Method
 from robopref.cli.collect import Collect, run_deployment
 from robopref.cli.demos import Demos, run_demos
 from robopref.cli.evaluate import Evaluate, run_evaluate
-from robopref.cli.refine import Refine, run_refine
+from robopref.cli.refine import ObjectiveName, Refine, run_refine
 from robopref.cli.run_directory import read_json, write_json
 from robopref.cli.train import Train, run_train
 from robopref.envs.perturbations.options import ORIGINAL, PerturbationOptions
@@ -264,27 +264,10 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
     method = METHODS[evaluation.method]
     steps = cell.budget.refine_steps + (cell.budget.train_steps if method.from_scratch else 0)
     started = time.monotonic()
-    demos = cell._refinement_demos(evaluation.task)
     if method.objective is None:
-        finished = _clone(cell, demos, out, steps)
+        finished = _clone(cell, cell._refinement_demos(evaluation.task), out, steps)
     else:
-        finished = run_refine(
-            Refine(
-                str(cell._base),
-                demos,
-                (cell.interactions(evaluation.task),),
-                out,
-                objective=method.objective,
-                from_scratch=method.from_scratch,
-                steps=steps,
-                batch_size=cell.budget.batch_size,
-                learning_rate=cell.budget.learning_rate_of(method),
-                wandb="disabled",
-                seed=cell.seed,
-                resume=True,
-                **{"action_smoothing": cell.budget.action_smoothing, **method.settings},
-            )
-        )
+        finished = _refine_by(cell, evaluation.task, method, method.objective, out, steps)
     if finished:
         write_json(
             out / _MADE,
@@ -294,9 +277,45 @@ def _refine(cell: Cell, evaluation: Evaluation) -> bool:
     return finished
 
 
+def _refine_by(cell: Cell, task: str, method: Method, objective: ObjectiveName, out: Path, steps: int) -> bool:
+    """Refine the base, or what its clone became in the method's first steps."""
+
+    def refine(start: Path, into: Path, by: ObjectiveName, from_scratch: bool, steps: int, **own: Any) -> bool:
+        shared = {
+            "learning_rate": cell.budget.learning_rate_of(method),
+            "action_smoothing": cell.budget.action_smoothing,
+        }
+        return run_refine(
+            Refine(
+                str(start),
+                cell._refinement_demos(task),
+                (cell.interactions(task),),
+                into,
+                objective=by,
+                from_scratch=from_scratch,
+                steps=steps,
+                batch_size=cell.budget.batch_size,
+                wandb="disabled",
+                seed=cell.seed,
+                resume=True,
+                **{**shared, **own},
+            )
+        )
+
+    first = round(method.cloned_first * steps)
+    if not first:
+        return refine(cell._base, out, objective, method.from_scratch, steps, **method.settings)
+    # Methods that begin alike share the clone.
+    clone = cell.directory / task / f"cloned-{first}-steps{'-from-scratch' * method.from_scratch}"
+    return refine(cell._base, clone, "bc", method.from_scratch, first) and refine(
+        clone, out, objective, False, steps - first, **method.settings
+    )
+
+
 def _settings_of(name: str) -> dict[str, Any]:
     method = METHODS[name]
-    return {"objective": method.objective, "from_scratch": method.from_scratch, "settings": dict(method.settings)}
+    found = {"objective": method.objective, "from_scratch": method.from_scratch, "settings": dict(method.settings)}
+    return found | ({"cloned_first": method.cloned_first} if method.cloned_first else {})
 
 
 def check_made(cell: Cell, evaluation: Evaluation) -> None:

@@ -22,15 +22,19 @@ class Method:
 
     Without an ``objective`` it is the control: ``robopref train`` on the demonstrations, which no interaction has
     taught anything. ``from_scratch`` starts from fresh weights and gets the optimiser steps of the base training as
-    well, so that all policies of a table have had equally many.
+    well, so that all policies of a table have had equally many. ``cloned_first`` is the share of its steps that clone
+    demonstrations and corrections before the objective has its turn, with the clone as its reference: supervised
+    first, preferences after, as language models are tuned.
     """
 
     about: str
     objective: ObjectiveName | None
     from_scratch: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
+    cloned_first: float = 0.0
 
     def __post_init__(self) -> None:
+        assert 0 <= self.cloned_first < 1
         object.__setattr__(self, "settings", MappingProxyType(dict(self.settings)))
 
 
@@ -78,6 +82,18 @@ METHODS: Mapping[str, Method] = {
         "paired-takeover without them", "paired-takeover", settings={**_SUCCESS, "min_pair_distance": 0.4}
     ),
     "apo-beta-1": Method("apo with beta 1", "apo", settings={**_SUCCESS, "beta": 1.0}),
+    "bc-then-apo": Method(
+        "cloning from the base, then as many steps of apo with the clone its reference", "apo",
+        settings=_SUCCESS, cloned_first=0.5,
+    ),
+    "bc-scratch-then-apo": Method(
+        "cloning from scratch, then a fifth of the steps apo with the clone its reference", "apo", True,
+        {**_SUCCESS, "learning_rate": 1e-4}, cloned_first=0.8,
+    ),
+    "bc-scratch-then-dpo": Method(
+        "cloning from scratch, then a fifth of the steps dpo with the clone its reference", "dpo", True,
+        {**_SUCCESS, "learning_rate": 1e-4}, cloned_first=0.8,
+    ),
 }  # fmt: skip
 """By the names that ``--methods`` takes."""
 
