@@ -127,6 +127,19 @@ def test_episodes_do_not_depend_on_the_number_of_processes(loop, tmp_path):
     assert one == two
 
 
+def test_recordings_in_another_order_teach_the_same_policy(loop, tmp_path):
+    """Several processes finish theirs in any order."""
+    shuffled = EpisodeStore.create_or_open(tmp_path / "demos")
+    for episode in reversed(list(EpisodeStore.open(loop / "demos"))):
+        shuffled.add(episode)
+    run(
+        "train", "--demos", shuffled.path, "--out", tmp_path / "train", "--inputs", "state",
+        "--steps", 40, "--batch-size", 32, "--wandb", "disabled",
+    )  # fmt: skip
+    first, second = (root / "train" / "policy" / "policy.safetensors" for root in (loop, tmp_path))
+    assert first.read_bytes() == second.read_bytes()
+
+
 def test_an_interrupted_evaluation_goes_on_where_it_was(loop, tmp_path):
     arguments = (
         "evaluate",
