@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded_steps import INFO, recordings
 from synthetic import episode
-from test_store import INFO, recordings
 
 from robopref.errors import RoboprefError
 from robopref.store import EpisodeStore

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot_reader import STATS, Reader, loads
 from PIL import Image
+from recorded_steps import INFO, recordings
 from synthetic import demonstrations, episode, interactions
-from test_store import INFO, recordings
 
 from robopref.errors import RoboprefError
 from robopref.store import EpisodeStore
