@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
 from robopref.reporting.palette import ACTOR_COLORS, ACTOR_NAMES, rgb
+from robopref.store.scheduling import scheduling_kept
 from robopref.trajectory import Actor
 
 _CODECS: tuple[tuple[str, dict[str, str]], ...] = (
@@ -57,13 +59,14 @@ def write_video(
         with av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
             stream = _add_stream(container, fps, width, height)
             held = max(1, round(_FINAL_HOLD_SECONDS * fps))
-            for index in [*range(len(frames)), *[len(frames) - 1] * held]:
+            for number, index in enumerate([*range(len(frames)), *[len(frames) - 1] * held]):
                 picture = cv2.resize(
                     frames[index], (width, height), interpolation=cv2.INTER_CUBIC if enlarging else cv2.INTER_AREA
                 )
                 if actors is not None:
                     picture = _mark_actor(picture, Actor(actors[index]))
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                with nullcontext() if number else scheduling_kept():  # the first picture opens the encoder
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode(None))
         temporary.replace(path)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robopref.errors import RoboprefError
+from robopref.store.scheduling import scheduling_kept
 
 KEYFRAME_INTERVAL = 2
 """As LeRobot's: reading a single step decodes two pictures at most."""
@@ -95,7 +97,8 @@ def write_video(path: Path, frames: Iterable[NDArray[np.uint8]], shape: tuple[in
             for index, frame in enumerate(frames):
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 picture.pts, picture.time_base = index, Fraction(1, fps)
-                container.mux(stream.encode(picture))
+                with nullcontext() if index else scheduling_kept():  # the first picture opens the encoder
+                    container.mux(stream.encode(picture))
             container.mux(stream.encode(None))
     except av.FFmpegError as error:
         raise RoboprefError(f"{name}: the video could not be encoded ({error}). Export PNG images.") from error
