@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from synthetic import episode
 
 from robopref.cli import lifelong
 from robopref.cli.collect import run_deployment
@@ -284,3 +285,15 @@ def test_when_to_stop():
     assert not stop(config, rounds(5, 18))  # 90 %, but the interval reaches down to 70 %
     assert "at least 80.0 %" in stop(config, rounds(5, 20))
     assert not stop(Lifelong("", (), None), rounds(5, 4, 3, 2, 20))
+
+
+def test_the_rates_of_a_deployment_do_not_depend_on_which_process_finished_first(tmp_path):
+    made = [episode([Actor.POLICY] * (40 + i) + [Actor.HUMAN] * (i * i % 13), seed=i) for i in range(12)]
+    rates = []
+    for name, order in (("first", made), ("second", made[::-1])):
+        store = EpisodeStore.create_or_open(tmp_path / name)
+        for one in order:
+            store.add(one)
+        rates.append(lifelong._deployment_rates(store.path))
+    assert rates[0] == rates[1]
+    assert rates[0][1].low < rates[0][1].value < rates[0][1].high

@@ -340,12 +340,11 @@ def _gain(config: Lifelong, number: int, scene: str) -> Estimate | None:
 
 def _deployment_rates(interactions: Path) -> tuple[Rate, Estimate]:
     """Share of episodes with a takeover, and share of steps that the operator drove."""
+    from robopref.cli.fitting import load_episodes
     from robopref.evaluation.statistics import Rate, bootstrap_ratio
-    from robopref.store.store import EpisodeStore
     from robopref.trajectory import Actor
 
-    store = EpisodeStore.open(interactions)
-    human = [store.read(episode_id).actor == Actor.HUMAN for episode_id in store.episode_ids()]
+    human = [episode.actor == Actor.HUMAN for episode in load_episodes([interactions]).episodes]
     took_over = Rate.of(sum(bool(h.any()) for h in human), len(human))
     return took_over, bootstrap_ratio([int(h.sum()) for h in human], [len(h) for h in human])
 
