@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def barely_trained(tmp_path_factory):
     """A policy for the task reach, from the state, too little trained to solve it; its demonstrations lie in demos/."""
-    from test_cli import run
+    from command_line import run
 
     root = tmp_path_factory.mktemp("barely_trained")
     run("demos", "--out", root / "demos", "--task", "reach", "--episodes", 2, "--no-image", "--workers", 1)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from robopref.cli.main import main
 from robopref.policies.q_checkpoint import save_q_network
 from robopref.policies.q_network import QArchitecture, QNetwork
 
@@ -11,16 +10,6 @@ QUICK = (
     "--episodes", 2, "--random-episodes", 2, "--max-steps", 25, "--resamples", 100, "--num-envs", 2, "--max-states", 30,
     "--attacks", "none", "--wandb", "disabled", "--device", "cpu",
 )  # fmt: skip
-
-
-def run(*arguments, expect=0):
-    """Run the command line in this process."""
-    try:
-        main([str(a) for a in arguments])
-        status = 0
-    except SystemExit as exit_:
-        status = exit_.code or 0
-    assert status == expect, f"robopref {' '.join(map(str, arguments))} exited {status}"
 
 
 def save(directory, game="pong", about=True, change=lambda network: None, **architecture):

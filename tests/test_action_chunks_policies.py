@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from chunk_policies import BINNED, FAST, A, chunk_policy
+from command_line import run
 from synthetic import demonstrations
-from test_cli import run
 from test_policies import observations, tiny_policy
 
 from robopref.errors import RoboprefError

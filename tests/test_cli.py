@@ -10,24 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run
 from synthetic import demonstrations
 
-from robopref.cli.main import main
 from robopref.cli.seeds import episode_seeds
 from robopref.store.store import EpisodeStore
 from robopref.trajectory import Actor, Outcome, Step
 
 TASK = "reach"
-
-
-def run(*arguments, expect=0):
-    """Run the command line in this process; returns its exit status."""
-    try:
-        main([str(a) for a in arguments])
-        status = 0
-    except SystemExit as exit_:
-        status = exit_.code or 0
-    assert status == expect, f"robopref {' '.join(map(str, arguments))} exited {status}"
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diagnose_runs import QUICK, run, save
+from command_line import run
+from diagnose_runs import QUICK, save
 from diagnose_runs import model as model
 from made_diagnoses import make_comparison, make_diagnosis
 

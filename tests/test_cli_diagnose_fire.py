@@ -2,7 +2,8 @@
 
 import numpy as np
 import torch
-from diagnose_runs import QUICK, run
+from command_line import run
+from diagnose_runs import QUICK
 
 from robopref.diagnosis import load_diagnosis
 from robopref.diagnosis.collection import load_traces

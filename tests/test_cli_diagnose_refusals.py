@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from diagnose_runs import QUICK, run, save
+from command_line import run
+from diagnose_runs import QUICK, save
 from diagnose_runs import model as model
 
 from robopref.cli.diagnose import parse_bytes

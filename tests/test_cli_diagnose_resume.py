@@ -8,7 +8,8 @@ import sys
 import time
 
 import pytest
-from diagnose_runs import QUICK, run
+from command_line import run
+from diagnose_runs import QUICK
 from diagnose_runs import model as model
 
 from robopref.diagnosis import load_diagnosis

@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from diagnose_runs import QUICK, run
+from command_line import run
+from diagnose_runs import QUICK
 from diagnose_runs import model as model
 from gymnasium import spaces
 

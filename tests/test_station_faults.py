@@ -7,19 +7,15 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from station_browser import GAMEPAD, chromium_path, insist, launched, until
+from station_browser import GAMEPAD, chromium_path, insist, until
+from station_pages import browser as browser
+from station_pages import mode, until_executed, until_mode
 from station_session import Session
 
 from robopref.human_io.readings import Control
 from robopref.trajectory import Actor, Outcome
 
 pytestmark = [pytest.mark.alone, pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with launched() as chromium:
-        yield chromium
 
 
 @pytest.fixture
@@ -38,23 +34,8 @@ def visit(browser):
         context.close()
 
 
-def mode(page):
-    return page.get_attribute("#mode", "data-mode")
-
-
-def until_mode(page, name):
-    until(lambda: mode(page) == name, f"the page shows {name}")
-
-
 def until_ready(page):
     until(lambda: "waiting for you" in page.inner_text("#mode-reason"), "it can begin")
-
-
-def until_executed(robot, action):
-    wanted = np.asarray(action, np.float32)
-    return until(
-        lambda: robot.executed and np.allclose(robot.executed[-1], wanted, atol=0.005), f"{action} is executed"
-    )
 
 
 def drive(session, page, key="KeyW", action=(0, 1, 0, 0)):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import run
 from teleop_sources import KEYS, PlayedSource
-from test_cli import run
 
 from robopref.cli.collect import Collect, run_collect
 from robopref.cli.seeds import episode_seeds

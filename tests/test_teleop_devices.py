@@ -3,15 +3,13 @@
 The keyboard window and the gamepad are real ones on SDL, the SpaceMouse's bytes come from a fake of hidapi.
 """
 
-import sys
-
 import numpy as np
 import pytest
 from fake_hid import COMPACT, FakeHid
+from opened_devices import pads as pads
 from sdl_devices import (
     FOCUS_LOST,
     SCANCODE_OF,
-    VirtualPads,
     close_window,
     last_pump,
     press,
@@ -164,15 +162,6 @@ def test_a_session_with_a_spacemouse(policy, tmp_path, monkeypatch):
     assert episode.info.outcome is Outcome.FAILURE
     assert episode.info.operator_id == "spacemouse"
     check_takeover(episode, 40)
-
-
-@pytest.fixture
-def pads():
-    if not sys.platform.startswith("linux"):
-        pytest.skip("finds SDL's library in /proc/self/maps")
-    virtual = VirtualPads()
-    yield virtual
-    virtual.close()
 
 
 class PadHands:

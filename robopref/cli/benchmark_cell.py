@@ -305,7 +305,7 @@ def _refine_by(cell: Cell, task: str, method: Method, objective: ObjectiveName, 
     first = round(method.cloned_first * steps)
     if not first:
         return refine(cell._base, out, objective, method.from_scratch, steps, **method.settings)
-    # Methods that begin alike share the clone.
+    # Methods that begin alike share the clone; its training state stays, by which the next one finds it finished.
     clone = cell.directory / task / f"cloned-{first}-steps{'-from-scratch' * method.from_scratch}"
     return refine(cell._base, clone, "bc", method.from_scratch, first) and refine(
         clone, out, objective, False, steps - first, **method.settings
